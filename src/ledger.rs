@@ -1,1 +1,640 @@
-//! Not yet.
+//! What happened, as [`Entry`]s, and what they add up to, the [`Ledger`].
+//!
+//! The journal on disk is a row of entries; the ledger is their fold, and nothing else decides what
+//! `spot` remembers. [`notice`](notice::notice) turns what changed in an observation into entries, so
+//! that "since", "told once", provenance and the difference between *resting* and *missing* survive a
+//! restart. An entry is a fact in the past tense and carries its own time.
+//!
+//! **Does not know:** that a disk exists, what time it is, what the policies say.
+
+pub mod notice;
+mod tell;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::cluster::{GuestKind, HostName, Vmid};
+use crate::request::{Move, Request};
+use crate::undertaking::{Event, OutOfOrder, RequestId, Undertaking, UndertakingId};
+
+pub use notice::notice;
+
+/// Learned durations keep this many samples per host and kind.
+pub const SAMPLES: usize = 20;
+
+/// What a lease wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wants {
+    Awake,
+    Rest,
+}
+
+impl std::fmt::Display for Wants {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Wants::Awake => "awake",
+            Wants::Rest => "rest",
+        })
+    }
+}
+
+/// How a host was seen to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Leaving {
+    /// After our own power-off.
+    Ours,
+    /// After an orderly shutdown by somebody else, seen as such.
+    Others,
+    /// Off since before our first look.
+    BeforeFirstLook,
+    /// It vanished: crash, power loss, cable.
+    Vanished,
+}
+
+/// How a guest was put away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Parked {
+    Hibernated,
+    ShutDown,
+}
+
+/// One thing that happened. Serialised into the journal: a variant may gain optional fields, and is
+/// never renamed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "entry", rename_all = "snake_case")]
+pub enum Entry {
+    /// The service took up the journal.
+    Started {
+        version: String,
+        mode: String,
+        holder: String,
+        term: u64,
+    },
+    Stopped,
+
+    // What people asked.
+    LeaseGranted {
+        host: HostName,
+        wants: Wants,
+        until: Option<Timestamp>,
+        because: Option<String>,
+        by: String,
+    },
+    LeaseEnded {
+        host: HostName,
+        why: String,
+    },
+    EmptyingAsked {
+        host: HostName,
+        by: String,
+    },
+    EmptyingReleased {
+        host: HostName,
+        by: String,
+    },
+    Frozen {
+        host: HostName,
+        by: String,
+    },
+    Thawed {
+        host: HostName,
+        by: String,
+    },
+    /// `spot prove`: one supervised sleep and wake.
+    ProofAsked {
+        host: HostName,
+        by: String,
+    },
+    ProofEnded {
+        host: HostName,
+        why: String,
+    },
+
+    // What was seen.
+    HostCame {
+        host: HostName,
+        uptime_seconds: Option<u64>,
+        first_look: bool,
+    },
+    /// Its API answered and it saw quorum, once.
+    HostAnswered {
+        host: HostName,
+        uptime_seconds: u64,
+    },
+    /// The same at least 5 s later: it may take guests.
+    HostReady {
+        host: HostName,
+        boot_seconds: Option<u64>,
+    },
+    HostLeft {
+        host: HostName,
+        leaving: Leaving,
+        config_version: Option<u64>,
+        seconds: Option<u64>,
+    },
+    /// A window or lease wants it since it came up: it is spot's to switch off.
+    HostWanted {
+        host: HostName,
+        because: String,
+    },
+    /// Silent before, up after our first packet.
+    WakeProven {
+        host: HostName,
+        print: String,
+    },
+    WakeUnproven {
+        host: HostName,
+        why: String,
+    },
+    WakeFailed {
+        host: HostName,
+        attempts: u32,
+    },
+    GuestMoved {
+        guest: Vmid,
+        from: HostName,
+        to: HostName,
+    },
+    GuestParked {
+        guest: Vmid,
+        kind: GuestKind,
+        host: HostName,
+        how: Parked,
+    },
+    GuestBack {
+        guest: Vmid,
+        why: String,
+    },
+    /// What PVE forgets of a guest 5 minutes after its host went off.
+    GuestKnown {
+        guest: Vmid,
+        name: Option<String>,
+        memory_bytes: Option<u64>,
+    },
+    ConfigVersion {
+        version: u64,
+    },
+    /// The wall clock moved against the monotonic one, or runs before the journal's last entry.
+    ClockStepped {
+        seconds: i64,
+    },
+    ClockSettled,
+
+    // What was undertaken.
+    Begun {
+        id: UndertakingId,
+        purpose: Move,
+        because: String,
+    },
+    Progress {
+        id: UndertakingId,
+        event: Event,
+    },
+
+    // What judgement said; told once, when it changes.
+    Held {
+        code: String,
+        host: Option<HostName>,
+        guest: Option<Vmid>,
+        sentence: String,
+    },
+    HoldLifted {
+        code: String,
+        host: Option<HostName>,
+        guest: Option<Vmid>,
+    },
+    Refused {
+        request: Request,
+        clause: String,
+        sentence: String,
+    },
+
+    // Policies.
+    PolicyTaken {
+        commit: String,
+    },
+    PolicyRefused {
+        sentence: String,
+    },
+}
+
+/// Where a host was last seen to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Presence {
+    #[default]
+    Unseen,
+    Awake,
+    /// Off, and left in order.
+    Resting,
+    /// It vanished.
+    Missing,
+}
+
+/// What is remembered of one host.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostRecord {
+    pub presence: Presence,
+    /// Since when it is where it is.
+    pub since: Option<Timestamp>,
+    /// First readiness seen since it came up, and the second one that made it ready.
+    pub answering: Option<Timestamp>,
+    pub ready: Option<Timestamp>,
+    /// Its boot, from the uptime it reported itself.
+    pub booted: Option<Timestamp>,
+    /// `spot` woke it since it was last off.
+    pub woken: bool,
+    /// A window or lease wanted it since it came up.
+    pub wanted: bool,
+    /// When we last asked it to power off, since it came up.
+    pub power_off_asked: Option<Timestamp>,
+    /// Stands for MACs and ways under which it was seen to wake.
+    pub proof: Option<String>,
+    /// Why the proof is gone.
+    pub unproven_because: Option<String>,
+    pub failed_wakes: u32,
+    pub last_failed_wake: Option<Timestamp>,
+    /// corosync's config_version when it left.
+    pub config_version_at_leave: Option<u64>,
+    /// Seconds from our first packet to ready, the newest last.
+    pub boots: VecDeque<u64>,
+    /// Seconds from our power-off to its leaving.
+    pub shutdowns: VecDeque<u64>,
+}
+
+impl HostRecord {
+    /// `spot`'s to switch off: it woke it, or a window or lease has wanted it since it came up.
+    pub fn ours(&self) -> bool {
+        self.woken || self.wanted
+    }
+
+    /// A cautious learned boot time: the slowest of the kept samples.
+    pub fn boot_seconds(&self) -> Option<u64> {
+        self.boots.iter().copied().max()
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    pub wants: Wants,
+    pub until: Option<Timestamp>,
+    pub because: Option<String>,
+    pub by: String,
+    pub granted: Timestamp,
+}
+
+/// What is remembered of a guest: what PVE may forget, and what we did to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestRecord {
+    pub name: Option<String>,
+    pub memory_bytes: Option<u64>,
+    /// Put away by us, and where.
+    pub parked: Option<ParkedGuest>,
+    /// When its last request of ours failed, and how often in a row.
+    pub failures: u32,
+    pub last_failure: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ParkedGuest {
+    pub kind: GuestKind,
+    pub host: HostName,
+    pub how: Parked,
+    pub at: Timestamp,
+}
+
+/// A hold that was told, by what it is about.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct HoldKey {
+    pub code: String,
+    pub host: Option<HostName>,
+    pub guest: Option<Vmid>,
+}
+
+/// What all entries add up to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Time of the newest entry.
+    pub last_at: Option<Timestamp>,
+    pub hosts: BTreeMap<HostName, HostRecord>,
+    #[serde(with = "pairs")]
+    pub guests: BTreeMap<Vmid, GuestRecord>,
+    pub leases: BTreeMap<HostName, Lease>,
+    /// Hosts being emptied on their owner's word, and whose.
+    pub emptying: BTreeMap<HostName, String>,
+    pub frozen: BTreeMap<HostName, String>,
+    /// Hosts under `spot prove`, and since when.
+    pub proving: BTreeMap<HostName, Timestamp>,
+    /// Open undertakings, and ended ones whose requests are still in flight.
+    #[serde(with = "pairs")]
+    pub undertakings: BTreeMap<UndertakingId, Undertaking>,
+    pub last_undertaking: UndertakingId,
+    pub last_request: RequestId,
+    pub config_version: Option<u64>,
+    /// When config_version was last seen to change; `None` if never since the journal began.
+    pub config_changed: Option<Timestamp>,
+    /// The wall clock is not trusted since.
+    pub clock_stepped: Option<Timestamp>,
+    /// Holds told and not yet lifted, with their sentence.
+    #[serde(with = "pairs")]
+    pub held: BTreeMap<HoldKey, String>,
+    /// Commit of the policy in force.
+    pub policy: Option<String>,
+    pub term: u64,
+}
+
+/// Maps whose keys are not strings, as lists of pairs: JSON has no other keys than strings.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub fn serialize<K: Serialize, V: Serialize, S: Serializer>(
+        map: &BTreeMap<K, V>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(map)
+    }
+
+    pub fn deserialize<'de, K, V, D>(deserializer: D) -> Result<BTreeMap<K, V>, D::Error>
+    where
+        K: Deserialize<'de> + Ord,
+        V: Deserialize<'de>,
+        D: Deserializer<'de>,
+    {
+        Ok(Vec::<(K, V)>::deserialize(deserializer)?.into_iter().collect())
+    }
+}
+
+impl Ledger {
+    pub fn host(&self, host: &HostName) -> HostRecord {
+        self.hosts.get(host).cloned().unwrap_or_default()
+    }
+
+    /// The open undertaking with this purpose.
+    pub fn undertaking(&self, purpose: &Move) -> Option<&Undertaking> {
+        self.undertakings.values().find(|one| one.open() && one.purpose == *purpose)
+    }
+
+    /// Every request in flight, ended undertakings included.
+    pub fn in_flight(
+        &self,
+    ) -> impl Iterator<Item = (&Undertaking, RequestId, &crate::undertaking::InFlight)> {
+        self.undertakings
+            .values()
+            .flat_map(|one| one.in_flight.iter().map(move |(id, asked)| (one, *id, asked)))
+    }
+
+    /// The ledger after one more entry.
+    pub fn after(mut self, at: Timestamp, entry: &Entry) -> Result<Ledger, OutOfOrder> {
+        self.take(at, entry)?;
+        Ok(self)
+    }
+
+    /// Takes one more entry into account.
+    pub fn take(&mut self, at: Timestamp, entry: &Entry) -> Result<(), OutOfOrder> {
+        self.last_at = Some(self.last_at.map_or(at, |last| last.max(at)));
+        match entry {
+            Entry::Started { term, .. } => self.term = (*term).max(self.term),
+            Entry::Stopped => {}
+
+            Entry::LeaseGranted { host, wants, until, because, by } => {
+                let lease = Lease {
+                    wants: *wants,
+                    until: *until,
+                    because: because.clone(),
+                    by: by.clone(),
+                    granted: at,
+                };
+                // The newer of `up` and `down` cancels the older.
+                self.leases.insert(host.clone(), lease);
+            }
+            Entry::LeaseEnded { host, .. } => {
+                self.leases.remove(host);
+            }
+            Entry::EmptyingAsked { host, by } => {
+                self.emptying.insert(host.clone(), by.clone());
+            }
+            Entry::EmptyingReleased { host, .. } => {
+                self.emptying.remove(host);
+            }
+            Entry::Frozen { host, by } => {
+                self.frozen.insert(host.clone(), by.clone());
+            }
+            Entry::Thawed { host, .. } => {
+                self.frozen.remove(host);
+            }
+            Entry::ProofAsked { host, .. } => {
+                self.proving.insert(host.clone(), at);
+            }
+            Entry::ProofEnded { host, .. } => {
+                self.proving.remove(host);
+            }
+
+            Entry::HostCame { host, .. } => {
+                let record = self.hosts.entry(host.clone()).or_default();
+                record.presence = Presence::Awake;
+                record.since = Some(at);
+                record.answering = None;
+                record.ready = None;
+                record.booted = None;
+                record.power_off_asked = None;
+                record.wanted = false;
+                // Up after our packets: ours, unless somebody's finger was quicker, which nobody can tell.
+                record.woken = self.undertakings.values().any(|one| {
+                    one.open() && one.purpose == Move::Wake(host.clone()) && one.volleys > 0
+                });
+            }
+            Entry::HostAnswered { host, uptime_seconds } => {
+                let record = self.hosts.entry(host.clone()).or_default();
+                record.answering = Some(at);
+                let uptime = i64::try_from(*uptime_seconds).unwrap_or(i64::MAX);
+                record.booted = at.checked_sub(jiff::SignedDuration::from_secs(uptime)).ok();
+            }
+            Entry::HostReady { host, boot_seconds } => {
+                let record = self.hosts.entry(host.clone()).or_default();
+                record.ready = Some(at);
+                record.failed_wakes = 0;
+                record.last_failed_wake = None;
+                if let Some(seconds) = boot_seconds {
+                    keep(&mut record.boots, *seconds);
+                }
+            }
+            Entry::HostLeft { host, leaving, config_version, seconds } => {
+                let record = self.hosts.entry(host.clone()).or_default();
+                record.presence = match leaving {
+                    Leaving::Ours | Leaving::Others | Leaving::BeforeFirstLook => Presence::Resting,
+                    Leaving::Vanished => Presence::Missing,
+                };
+                record.since = Some(at);
+                record.answering = None;
+                record.ready = None;
+                record.woken = false;
+                record.wanted = false;
+                record.power_off_asked = None;
+                record.config_version_at_leave = *config_version;
+                if let Some(seconds) = seconds {
+                    keep(&mut record.shutdowns, *seconds);
+                }
+            }
+            Entry::HostWanted { host, .. } => {
+                self.hosts.entry(host.clone()).or_default().wanted = true;
+            }
+            Entry::WakeProven { host, print } => {
+                let record = self.hosts.entry(host.clone()).or_default();
+                record.proof = Some(print.clone());
+                record.unproven_because = None;
+            }
+            Entry::WakeUnproven { host, why } => {
+                let record = self.hosts.entry(host.clone()).or_default();
+                record.proof = None;
+                record.unproven_because = Some(why.clone());
+            }
+            Entry::WakeFailed { host, attempts } => {
+                let record = self.hosts.entry(host.clone()).or_default();
+                record.failed_wakes = *attempts;
+                record.last_failed_wake = Some(at);
+            }
+            Entry::GuestMoved { guest, .. } => {
+                let record = self.guests.entry(*guest).or_default();
+                (record.failures, record.last_failure) = (0, None);
+            }
+            Entry::GuestParked { guest, kind, host, how } => {
+                let record = self.guests.entry(*guest).or_default();
+                record.parked =
+                    Some(ParkedGuest { kind: *kind, host: host.clone(), how: *how, at });
+                (record.failures, record.last_failure) = (0, None);
+            }
+            Entry::GuestBack { guest, .. } => {
+                let record = self.guests.entry(*guest).or_default();
+                record.parked = None;
+                (record.failures, record.last_failure) = (0, None);
+            }
+            Entry::GuestKnown { guest, name, memory_bytes } => {
+                let record = self.guests.entry(*guest).or_default();
+                record.name = name.clone();
+                record.memory_bytes = *memory_bytes;
+            }
+            Entry::ConfigVersion { version } => {
+                if self.config_version.is_some_and(|known| known != *version) {
+                    self.config_changed = Some(at);
+                }
+                self.config_version = Some(*version);
+            }
+            Entry::ClockStepped { .. } => self.clock_stepped = Some(at),
+            Entry::ClockSettled => self.clock_stepped = None,
+
+            Entry::Begun { id, purpose, .. } => {
+                self.last_undertaking = self.last_undertaking.max(*id);
+                self.undertakings.insert(*id, Undertaking::begun(*id, purpose.clone(), at));
+            }
+            Entry::Progress { id, event } => self.progress(at, *id, event)?,
+
+            Entry::Held { code, host, guest, sentence } => {
+                let key = HoldKey { code: code.clone(), host: host.clone(), guest: *guest };
+                self.held.insert(key, sentence.clone());
+            }
+            Entry::HoldLifted { code, host, guest } => {
+                let key = HoldKey { code: code.clone(), host: host.clone(), guest: *guest };
+                self.held.remove(&key);
+            }
+            Entry::Refused { .. } => {}
+            Entry::PolicyTaken { commit } => self.policy = Some(commit.clone()),
+            Entry::PolicyRefused { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn progress(
+        &mut self,
+        at: Timestamp,
+        id: UndertakingId,
+        event: &Event,
+    ) -> Result<(), OutOfOrder> {
+        use crate::undertaking::Stage;
+
+        let Some(before) = self.undertakings.remove(&id) else {
+            return Err(OutOfOrder { id, stage: Stage::Dropped, event: "progress" });
+        };
+        match event {
+            Event::Intended { request_id, request, .. } => {
+                self.last_request = self.last_request.max(*request_id);
+                match request {
+                    Request::PowerOff { host } => {
+                        self.hosts.entry(host.clone()).or_default().power_off_asked = Some(at);
+                    }
+                    Request::Wake { .. }
+                    | Request::Migrate { .. }
+                    | Request::Hibernate { .. }
+                    | Request::ShutDownGuest { .. }
+                    | Request::StartGuest { .. } => {}
+                }
+            }
+            Event::Settled { request_id, outcome } => {
+                let request = before.in_flight.get(request_id).map(|asked| asked.request.clone());
+                self.settle(at, request, outcome);
+            }
+            Event::Answered { .. } | Event::Ended { .. } => {}
+        }
+        let after = before.after(event)?;
+        // Kept while it is open, or while the world still works on what it asked.
+        if after.open() || !after.in_flight.is_empty() {
+            self.undertakings.insert(id, after);
+        }
+        Ok(())
+    }
+
+    /// What the end of a request means for what it was about.
+    fn settle(
+        &mut self,
+        at: Timestamp,
+        request: Option<Request>,
+        outcome: &crate::undertaking::Outcome,
+    ) {
+        use crate::undertaking::Outcome;
+
+        let Some(request) = request else { return };
+        let failed = match outcome {
+            Outcome::Failed { .. } | Outcome::Overdue => true,
+            Outcome::Effective | Outcome::NeverBegan => false,
+        };
+        if let Some(guest) = request.guest() {
+            let record = self.guests.entry(guest).or_default();
+            if failed {
+                record.failures = record.failures.saturating_add(1);
+                record.last_failure = Some(at);
+            }
+        }
+        if let Request::PowerOff { host } = &request
+            && *outcome != Outcome::Effective
+        {
+            // It was never asked, as far as anyone can tell, or it did nothing.
+            self.hosts.entry(host.clone()).or_default().power_off_asked = None;
+        }
+    }
+
+    /// Hosts of open power-offs: asked, and not yet seen to be gone.
+    pub fn stopping(&self) -> BTreeSet<HostName> {
+        let stop = |request: &Request| match request {
+            Request::PowerOff { host } => Some(host.clone()),
+            Request::Wake { .. }
+            | Request::Migrate { .. }
+            | Request::Hibernate { .. }
+            | Request::ShutDownGuest { .. }
+            | Request::StartGuest { .. } => None,
+        };
+        self.in_flight().filter_map(|(_, _, asked)| stop(&asked.request)).collect()
+    }
+}
+
+fn keep(samples: &mut VecDeque<u64>, sample: u64) {
+    samples.push_back(sample);
+    while samples.len() > SAMPLES {
+        samples.pop_front();
+    }
+}

@@ -99,12 +99,7 @@ impl Host {
 
     /// Stands for everything a proof of waking rests on; a change revokes the proof.
     pub fn wake_print(&self) -> String {
-        let mut print = String::new();
-        for way in self.ways() {
-            print +=
-                &format!("{} {:?} {:?} {:?};", way.mac, way.broadcast, way.interface, way.password);
-        }
-        print
+        Way::print(&self.ways())
     }
 }
 

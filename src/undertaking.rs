@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::cluster::Way;
 use crate::request::{Answered, Move, Request};
 
 /// Number of an undertaking, unique in one journal and never reused.
@@ -80,6 +81,8 @@ pub struct Undertaking {
     /// Volleys of packets sent so far, and when the last one left.
     pub volleys: u32,
     pub last_volley: Option<Timestamp>,
+    /// Stands for the ways its packets took; what a proof of waking rests on.
+    pub print: Option<String>,
 }
 
 /// An event that cannot follow: the journal is damaged or `spot` is wrong.
@@ -101,6 +104,7 @@ impl Undertaking {
             in_flight: BTreeMap::new(),
             volleys: 0,
             last_volley: None,
+            print: None,
         }
     }
 
@@ -121,7 +125,8 @@ impl Undertaking {
                 }
                 match request {
                     // Packets have no outcome of their own: the host is seen or it is not.
-                    Request::Wake { .. } => {
+                    Request::Wake { ways, .. } => {
+                        self.print = Some(Way::print(ways));
                         self.volleys += 1;
                         self.last_volley = Some(*at);
                     }

@@ -128,6 +128,20 @@ pub struct Way {
     pub password: Option<String>,
 }
 
+impl Way {
+    /// Stands for all ways of a host: a proof of waking holds as long as this stays the same.
+    pub fn print(ways: &[Way]) -> String {
+        let mut print = String::new();
+        for Way { mac, broadcast, interface, password } in ways {
+            let broadcast = broadcast.map(|address| address.to_string()).unwrap_or_default();
+            let interface = interface.as_deref().unwrap_or_default();
+            let password = password.as_deref().unwrap_or_default();
+            print += &format!("{mac}/{broadcast}/{interface}/{password};");
+        }
+        print
+    }
+}
+
 /// Bytes of main memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Memory {

@@ -1,0 +1,609 @@
+//! What changed, as entries: the only place where an observation becomes memory.
+//!
+//! Pure: the ledger and one observation in, entries out, each folded into a scratch copy before the
+//! next is considered, so that a second call with the same observation gives nothing. A request that
+//! was sent is *settled* here and nowhere else, by what is seen of the world: a task's OK alone is
+//! never success (HA tasks end `OK` with nothing done; a guest arrives before its lock is gone).
+//!
+//! **Does not know:** whether a change was wanted.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+
+use super::{Entry, Leaving, Ledger, Parked, Presence};
+use crate::cluster::{
+    Answer, HostName, HostSeen, Observation, Question, Readiness, RunState, TaskSeen, Vmid,
+};
+use crate::request::{Answered, Move, Request};
+use crate::undertaking::{Event, InFlight, Outcome, Stage};
+
+/// Two looks this far apart must both find a host ready (`pve-api.md` section 13).
+const READY_TWICE_WITHIN: Duration = Duration::from_secs(5);
+/// PVE forwards with a 30 s limit: only after it may a lost request be called never begun.
+const LOOK_UP_AFTER: Duration = Duration::from_secs(35);
+/// How long a task that ended OK may go without its effect: an HA manager takes rounds of 10 s, and
+/// starts the real migration only then.
+const EFFECT_WITHIN: Duration = Duration::from_secs(600);
+/// An empty host that has not begun to stop after this has ignored the request.
+const STOP_BEGINS_WITHIN: Duration = Duration::from_secs(600);
+/// Clocks of hosts and of ours may differ by this much where a task's start is compared.
+const CLOCK_SKEW: Duration = Duration::from_secs(90);
+/// A host whose reported uptime falls short of what it must be by this much has booted meanwhile.
+/// (Reports may be frozen for 5 minutes.)
+const REBOOT_MARGIN: Duration = Duration::from_secs(600);
+
+/// Every change between what the ledger remembers and what was seen.
+pub fn notice(ledger: &Ledger, seen: &Observation) -> Vec<Entry> {
+    let mut changes = Changes { ledger: ledger.clone(), seen, at: seen.at.civil, entries: vec![] };
+    // Without the cluster's status nothing is known of anybody, and nothing is concluded.
+    if seen.quorate.is_none() {
+        return vec![];
+    }
+    changes.config_version();
+    for (host, look) in &seen.hosts {
+        changes.host(host, look);
+    }
+    if seen.saw("resources") {
+        changes.guests();
+    }
+    changes.requests();
+    changes.undertakings();
+    changes.entries
+}
+
+/// What must be asked to learn what became of the requests in flight.
+pub fn questions(ledger: &Ledger, seen: &Observation) -> BTreeSet<Question> {
+    let mut questions = BTreeSet::new();
+    for (_, _, asked) in ledger.in_flight() {
+        let runs_on = match &asked.request {
+            Request::Migrate { from, .. } => from,
+            Request::Hibernate { host, .. }
+            | Request::ShutDownGuest { host, .. }
+            | Request::StartGuest { host, .. } => host,
+            Request::PowerOff { host } => {
+                if seen.at.civil >= asked.asked + STOP_BEGINS_WITHIN {
+                    questions.insert(Question::Readiness(host.clone()));
+                }
+                continue;
+            }
+            Request::Wake { .. } => continue,
+        };
+        match &asked.answered {
+            Some(Answered::Accepted { task: Some(upid) }) => {
+                if !seen.tasks.iter().any(|task| task.upid == *upid && !task.running()) {
+                    questions.insert(Question::Task(upid.clone()));
+                }
+            }
+            None | Some(Answered::Ambiguous { .. } | Answered::Accepted { task: None }) => {
+                questions.insert(lookup(asked, runs_on));
+            }
+            Some(
+                Answered::Sent { .. } | Answered::Refused { .. } | Answered::Undelivered { .. },
+            ) => {}
+        }
+        if let Some(guest) = asked.request.guest()
+            && seen.guests.get(&guest).is_some_and(|look| look.status == RunState::Unknown)
+        {
+            questions.insert(Question::LiveGuests(runs_on.clone()));
+        }
+    }
+    questions
+}
+
+/// Where a request whose answer was lost is looked for.
+fn lookup(asked: &InFlight, host: &HostName) -> Question {
+    Question::Tasks {
+        host: host.clone(),
+        guest: asked.request.guest(),
+        since: asked.asked - CLOCK_SKEW,
+    }
+}
+
+struct Changes<'a> {
+    ledger: Ledger,
+    seen: &'a Observation,
+    at: Timestamp,
+    entries: Vec<Entry>,
+}
+
+impl Changes<'_> {
+    fn note(&mut self, entry: Entry) {
+        self.ledger.take(self.at, &entry).expect("an entry made from this very ledger follows it");
+        self.entries.push(entry);
+    }
+
+    fn config_version(&mut self) {
+        if let Some(version) = self.seen.config_version
+            && self.ledger.config_version != Some(version)
+        {
+            self.note(Entry::ConfigVersion { version });
+        }
+    }
+
+    fn host(&mut self, host: &HostName, look: &HostSeen) {
+        let record = self.ledger.host(host);
+        match (look.member, record.presence) {
+            (None, _) => {}
+            (Some(true), Presence::Awake) => {
+                if rebooted(&record, look, self.at) {
+                    self.left(host);
+                    self.came(host, look, false);
+                }
+                self.readiness(host);
+            }
+            (Some(true), Presence::Unseen) => self.came(host, look, true),
+            (Some(true), Presence::Resting | Presence::Missing) => self.came(host, look, false),
+            (Some(false), Presence::Awake | Presence::Unseen) => self.left(host),
+            (Some(false), Presence::Resting | Presence::Missing) => {}
+        }
+    }
+
+    fn came(&mut self, host: &HostName, look: &HostSeen, first_look: bool) {
+        let uptime_seconds = look.uptime_seconds;
+        self.note(Entry::HostCame { host: host.clone(), uptime_seconds, first_look });
+    }
+
+    fn left(&mut self, host: &HostName) {
+        let record = self.ledger.host(host);
+        let leaving = match (record.presence, record.power_off_asked) {
+            (Presence::Unseen, _) => Leaving::BeforeFirstLook,
+            (_, Some(_)) => Leaving::Ours,
+            (_, None) if left_in_order(host, &record, &self.seen.tasks) => Leaving::Others,
+            (_, None) => Leaving::Vanished,
+        };
+        let seconds = record.power_off_asked.map(|asked| whole_seconds(self.at, asked));
+        let config_version = self.seen.config_version;
+        self.note(Entry::HostLeft { host: host.clone(), leaving, config_version, seconds });
+    }
+
+    fn readiness(&mut self, host: &HostName) {
+        let record = self.ledger.host(host);
+        let Some((asked, readiness)) = self.readiness_since(host, record.since) else { return };
+        if !readiness.ready() || record.ready.is_some() {
+            return;
+        }
+        let Some(answering) = record.answering else {
+            let uptime_seconds = readiness.uptime_seconds;
+            return self.note(Entry::HostAnswered { host: host.clone(), uptime_seconds });
+        };
+        if asked < answering + READY_TWICE_WITHIN {
+            return;
+        }
+        let wake = self.ledger.undertaking(&Move::Wake(host.clone())).cloned();
+        let wake = wake.filter(|wake| wake.volleys > 0);
+        let boot_seconds = wake.as_ref().map(|wake| whole_seconds(self.at, wake.since));
+        self.note(Entry::HostReady { host: host.clone(), boot_seconds });
+        // Proven: it was off when the undertaking began (the plan wakes nobody else), and its boot
+        // came after our first packet.
+        if let (Some(wake), Some(booted)) = (wake, record.booted)
+            && booted + CLOCK_SKEW >= wake.since
+            && let Some(print) = wake.print
+        {
+            self.note(Entry::WakeProven { host: host.clone(), print });
+        }
+    }
+
+    fn readiness_since(
+        &self,
+        host: &HostName,
+        since: Option<Timestamp>,
+    ) -> Option<(Timestamp, Readiness)> {
+        let stamped = self.seen.answers.get(&Question::Readiness(host.clone()))?;
+        let asked = stamped.asked.civil;
+        match &stamped.answer {
+            Ok(Answer::Readiness(readiness)) if since.is_none_or(|since| asked >= since) => {
+                Some((asked, readiness.clone()))
+            }
+            Ok(_) | Err(_) => None,
+        }
+    }
+
+    /// Guests we put away that run again or are gone; names and sizes PVE may forget.
+    fn guests(&mut self) {
+        let touched: Vec<Vmid> = self.ledger.guests.keys().copied().collect();
+        for guest in touched {
+            let record = self.ledger.guests.get(&guest).cloned().unwrap_or_default();
+            let look = self.seen.guests.get(&guest);
+            if record.parked.is_some() {
+                let why = match look.map(|look| &look.status) {
+                    None => Some("it is no longer listed"),
+                    Some(RunState::Running | RunState::Other(_)) => Some("it runs again"),
+                    Some(RunState::Stopped | RunState::Unknown) => None,
+                };
+                // The report of a stop is up to 10 s late: what was just put away still reads
+                // `running`.
+                let settled = record
+                    .parked
+                    .as_ref()
+                    .is_some_and(|parked| self.at >= parked.at + Duration::from_secs(30));
+                if let Some(why) = why.filter(|_| settled) {
+                    self.note(Entry::GuestBack { guest, why: why.into() });
+                }
+            }
+            if let Some(look) = look
+                && (look.name.is_some() && look.name != record.name
+                    || look.memory_bytes.is_some() && look.memory_bytes != record.memory_bytes)
+            {
+                let name = look.name.clone().or(record.name);
+                let memory_bytes = look.memory_bytes.or(record.memory_bytes);
+                self.note(Entry::GuestKnown { guest, name, memory_bytes });
+            }
+        }
+    }
+
+    /// Settles every request whose end can be seen.
+    fn requests(&mut self) {
+        let in_flight: Vec<_> = self
+            .ledger
+            .in_flight()
+            .map(|(one, request_id, asked)| (one.id, request_id, asked.clone()))
+            .collect();
+        for (id, request_id, asked) in in_flight {
+            let Some(outcome) = outcome(&asked, &self.ledger, self.seen) else { continue };
+            let effective = outcome == Outcome::Effective;
+            self.note(Entry::Progress { id, event: Event::Settled { request_id, outcome } });
+            if effective {
+                self.effect(&asked.request);
+            }
+        }
+    }
+
+    /// What a request that worked means for the guest it was about.
+    fn effect(&mut self, request: &Request) {
+        match request {
+            Request::Migrate { guest, from, to, .. } => {
+                let (from, to) = (from.clone(), to.clone());
+                self.note(Entry::GuestMoved { guest: *guest, from, to });
+            }
+            Request::Hibernate { guest, host } => {
+                let kind = crate::cluster::GuestKind::Vm;
+                let (host, how) = (host.clone(), Parked::Hibernated);
+                self.note(Entry::GuestParked { guest: *guest, kind, host, how });
+            }
+            Request::ShutDownGuest { guest, kind, host, .. } => {
+                let (host, how) = (host.clone(), Parked::ShutDown);
+                self.note(Entry::GuestParked { guest: *guest, kind: *kind, host, how });
+            }
+            Request::StartGuest { guest, .. } => {
+                let why = "we started it again".into();
+                self.note(Entry::GuestBack { guest: *guest, why });
+            }
+            Request::Wake { .. } | Request::PowerOff { .. } => {}
+        }
+    }
+
+    /// Ends every undertaking whose purpose is seen.
+    fn undertakings(&mut self) {
+        let open: Vec<_> = self
+            .ledger
+            .undertakings
+            .values()
+            .filter(|one| one.open() && one.in_flight.is_empty())
+            .map(|one| (one.id, one.purpose.clone()))
+            .collect();
+        for (id, purpose) in open {
+            if let Some(because) = fulfilled(&purpose, &self.ledger, self.seen) {
+                let event = Event::Ended { stage: Stage::Done, because };
+                self.note(Entry::Progress { id, event });
+            }
+        }
+    }
+}
+
+/// Why a purpose counts as seen, if it does.
+fn fulfilled(purpose: &Move, ledger: &Ledger, seen: &Observation) -> Option<String> {
+    match purpose {
+        Move::Wake(host) => ledger.host(host).ready.map(|_| format!("{host} is ready")),
+        Move::Rest(host) => {
+            let gone = match ledger.host(host).presence {
+                Presence::Resting | Presence::Missing => true,
+                Presence::Awake | Presence::Unseen => false,
+            };
+            gone.then(|| format!("{host} left the cluster"))
+        }
+        Move::Empty(host) => {
+            let running = seen.guests_on(host).any(|(_, guest)| guest.status.may_run());
+            (seen.saw("resources") && !running).then(|| format!("no guest runs on {host}"))
+        }
+        Move::Place(guest, host) => {
+            let look = seen.guests.get(guest)?;
+            let there =
+                look.host == *host && look.lock.is_none() && look.status == RunState::Running;
+            there.then(|| format!("guest {guest} runs on {host}"))
+        }
+    }
+}
+
+/// Whether the last thing a host did before it left was an orderly stop of its guests: systemd's stop
+/// of `pve-guests` shows as a `stopall` task of root@pam. (`pve-api.md` section 14.)
+fn left_in_order(host: &HostName, record: &super::HostRecord, tasks: &[TaskSeen]) -> bool {
+    let on_host = || tasks.iter().filter(|task| task.host == *host);
+    let up_since = record.booted.or(record.since);
+    let stopall = on_host()
+        .filter(|task| task.kind == "stopall" && task.user == "root@pam")
+        .filter(|task| up_since.is_none_or(|since| task.started >= since))
+        .map(|task| task.started)
+        .max();
+    let Some(stopall) = stopall else { return false };
+    // A bulk shutdown from the web page is a `stopall` too; life went on after that one.
+    let part_of_it = |task: &TaskSeen| {
+        matches!(task.kind.as_str(), "stopall" | "qmshutdown" | "vzshutdown" | "qmstop" | "vzstop")
+    };
+    !on_host().any(|task| task.started > stopall && !part_of_it(task))
+}
+
+fn rebooted(record: &super::HostRecord, look: &HostSeen, at: Timestamp) -> bool {
+    let (Some(booted), Some(uptime)) = (record.booted, look.uptime_seconds) else { return false };
+    let up_at_least = whole_seconds(at, booted);
+    Duration::from_secs(uptime) + REBOOT_MARGIN < Duration::from_secs(up_at_least)
+}
+
+/// What became of a request, once that can be seen.
+fn outcome(asked: &InFlight, ledger: &Ledger, seen: &Observation) -> Option<Outcome> {
+    match &asked.answered {
+        Some(Answered::Refused { sentence }) => {
+            return Some(Outcome::Failed { sentence: sentence.clone() });
+        }
+        Some(Answered::Undelivered { .. }) => return Some(Outcome::NeverBegan),
+        Some(Answered::Accepted { .. } | Answered::Sent { .. } | Answered::Ambiguous { .. })
+        | None => {}
+    }
+    match &asked.request {
+        // Unanswered packets of a run that died: sent or not, they are over.
+        Request::Wake { .. } => Some(Outcome::NeverBegan),
+        Request::PowerOff { host } => power_off_outcome(host, asked, ledger, seen),
+        Request::Migrate { guest, from, to, .. } => {
+            let task = task_of(asked, from, seen);
+            migrate_outcome(*guest, from, to, &task, asked, seen)
+        }
+        Request::Hibernate { guest, host } => {
+            let task = task_of(asked, host, seen);
+            guest_outcome(*guest, host, false, &task, asked, seen)
+        }
+        Request::ShutDownGuest { guest, host, .. } => {
+            let task = task_of(asked, host, seen);
+            guest_outcome(*guest, host, false, &task, asked, seen)
+        }
+        Request::StartGuest { guest, host, .. } => {
+            let task = task_of(asked, host, seen);
+            guest_outcome(*guest, host, true, &task, asked, seen)
+        }
+    }
+}
+
+fn power_off_outcome(
+    host: &HostName,
+    asked: &InFlight,
+    ledger: &Ledger,
+    seen: &Observation,
+) -> Option<Outcome> {
+    let record = ledger.host(host);
+    match record.presence {
+        Presence::Resting | Presence::Missing => return Some(Outcome::Effective),
+        // It came up again after our request: that stop is over.
+        Presence::Awake if record.since.is_some_and(|since| since > asked.asked) => {
+            return Some(Outcome::Effective);
+        }
+        Presence::Awake | Presence::Unseen => {}
+    }
+    let stopall = seen.tasks.iter().any(|task| {
+        task.host == *host && task.kind == "stopall" && task.started + CLOCK_SKEW >= asked.asked
+    });
+    if seen.at.civil < asked.asked + STOP_BEGINS_WITHIN || stopall {
+        return None;
+    }
+    // Ten minutes later its API still answers and nothing shows a stop: it was not taken up.
+    let stamped = seen.answers.get(&Question::Readiness(host.clone()))?;
+    let late_enough = stamped.asked.civil >= asked.asked + STOP_BEGINS_WITHIN;
+    let answers = matches!(&stamped.answer, Ok(Answer::Readiness(ready)) if ready.api);
+    (late_enough && answers).then(|| match &asked.answered {
+        Some(Answered::Accepted { .. }) => Outcome::Failed {
+            sentence: format!(
+                "{host} took the request and did not begin to stop within 10 minutes"
+            ),
+        },
+        Some(
+            Answered::Sent { .. }
+            | Answered::Refused { .. }
+            | Answered::Undelivered { .. }
+            | Answered::Ambiguous { .. },
+        )
+        | None => Outcome::NeverBegan,
+    })
+}
+
+/// What is known of the task behind a request.
+enum TaskState {
+    Running,
+    Ended {
+        ok: bool,
+        text: String,
+        at_least_since: Timestamp,
+    },
+    /// It was looked for, long enough after the asking, and is not there.
+    Absent,
+    /// Not known yet.
+    Unknown,
+}
+
+fn task_of(asked: &InFlight, host: &HostName, seen: &Observation) -> TaskState {
+    match &asked.answered {
+        Some(Answered::Accepted { task: Some(upid) }) => {
+            let listed = seen.tasks.iter().find(|task| task.upid == *upid).cloned();
+            let looked_up = || match seen.answers.get(&Question::Task(upid.clone())) {
+                Some(stamped) => match &stamped.answer {
+                    Ok(Answer::Task(task)) => Some(task.clone()),
+                    Ok(_) | Err(_) => None,
+                },
+                None => None,
+            };
+            match (listed, looked_up()) {
+                (Some(task), _) if !task.running() => ended(&task, asked),
+                (_, Some(Some(task))) => ended(&task, asked),
+                (Some(_), None) => TaskState::Running,
+                (Some(_), Some(None)) | (None, Some(None)) => TaskState::Absent,
+                (None, None) => TaskState::Unknown,
+            }
+        }
+        Some(_) | None => lost_task(asked, host, seen),
+    }
+}
+
+fn ended(task: &TaskSeen, asked: &InFlight) -> TaskState {
+    match (&task.ended, task.succeeded()) {
+        (Some(text), Some(ok)) => {
+            TaskState::Ended { ok, text: text.clone(), at_least_since: asked.asked }
+        }
+        (None, _) | (_, None) => TaskState::Running,
+    }
+}
+
+/// The task of a request whose answer was lost: the newest of its kind for its guest since then.
+fn lost_task(asked: &InFlight, host: &HostName, seen: &Observation) -> TaskState {
+    let kinds: &[&str] = match &asked.request {
+        Request::Migrate { .. } => &["qmigrate", "vzmigrate", "hamigrate"],
+        Request::Hibernate { .. } => &["qmsuspend"],
+        Request::ShutDownGuest { .. } => &["qmshutdown", "vzshutdown", "hastop"],
+        Request::StartGuest { .. } => &["qmstart", "vzstart", "hastart"],
+        Request::Wake { .. } | Request::PowerOff { .. } => &[],
+    };
+    let guest = asked.request.guest().map(|guest| guest.to_string()).unwrap_or_default();
+    let looked_up = seen.answers.get(&lookup(asked, host));
+    let answered = looked_up.and_then(|stamped| match &stamped.answer {
+        Ok(Answer::Tasks(tasks)) => Some((stamped.asked.civil, tasks)),
+        Ok(_) | Err(_) => None,
+    });
+    let candidates = answered.iter().flat_map(|(_, tasks)| tasks.iter()).chain(&seen.tasks);
+    let found = candidates
+        .filter(|task| kinds.contains(&task.kind.as_str()) && task.id == guest)
+        .filter(|task| task.started + CLOCK_SKEW >= asked.asked)
+        .max_by_key(|task| (task.started, task.ended.is_some()));
+    match (found, answered) {
+        (Some(task), _) => ended(task, asked),
+        (None, Some((at, _))) if at >= asked.asked + LOOK_UP_AFTER => TaskState::Absent,
+        (None, Some(_)) | (None, None) => TaskState::Unknown,
+    }
+}
+
+fn migrate_outcome(
+    guest: Vmid,
+    from: &HostName,
+    to: &HostName,
+    task: &TaskState,
+    asked: &InFlight,
+    seen: &Observation,
+) -> Option<Outcome> {
+    if !seen.saw("resources") {
+        return None;
+    }
+    let Some(look) = seen.guests.get(&guest) else {
+        return Some(Outcome::Failed { sentence: format!("guest {guest} is no longer listed") });
+    };
+    let source_gone = seen.hosts.get(from).is_some_and(|host| host.member == Some(false));
+    // On the target, unlocked and with its task over: all three, for the node flips seconds before
+    // the guest has arrived (recorded).
+    if look.host == *to {
+        let over = match task {
+            TaskState::Ended { .. } | TaskState::Absent => true,
+            TaskState::Running | TaskState::Unknown => source_gone,
+        };
+        return (look.lock.is_none() && over).then_some(Outcome::Effective);
+    }
+    let elsewhere = look.host != *from;
+    let failed = |sentence: String| Some(Outcome::Failed { sentence });
+    match task {
+        _ if source_gone => failed(format!("{from} vanished while guest {guest} was moving")),
+        _ if elsewhere && look.lock.is_none() => {
+            failed(format!("guest {guest} was moved to {} by somebody else", look.host))
+        }
+        // Still locked: the world is not done with it.
+        TaskState::Ended { .. } if look.lock.as_deref() == Some("migrate") => None,
+        TaskState::Ended { ok: false, text, .. } => failed(text.clone()),
+        TaskState::Ended { ok: true, at_least_since, .. } => {
+            let waited = seen.at.civil >= *at_least_since + EFFECT_WITHIN;
+            waited.then(|| Outcome::Failed {
+                sentence: format!("its task ended OK, and guest {guest} did not move"),
+            })
+        }
+        TaskState::Absent => {
+            (look.lock.as_deref() != Some("migrate")).then(|| match &asked.answered {
+                Some(Answered::Accepted { .. }) => {
+                    Outcome::Failed { sentence: "its task vanished without a trace".into() }
+                }
+                Some(
+                    Answered::Sent { .. }
+                    | Answered::Refused { .. }
+                    | Answered::Undelivered { .. }
+                    | Answered::Ambiguous { .. },
+                )
+                | None => Outcome::NeverBegan,
+            })
+        }
+        TaskState::Running | TaskState::Unknown => None,
+    }
+}
+
+/// The end of a start, a shutdown or a hibernation: the guest is seen to run, or not to.
+fn guest_outcome(
+    guest: Vmid,
+    host: &HostName,
+    should_run: bool,
+    task: &TaskState,
+    asked: &InFlight,
+    seen: &Observation,
+) -> Option<Outcome> {
+    if !seen.saw("resources") {
+        return None;
+    }
+    let Some(look) = seen.guests.get(&guest) else {
+        return Some(Outcome::Failed { sentence: format!("guest {guest} is no longer listed") });
+    };
+    if seen.hosts.get(host).is_some_and(|host| host.member == Some(false)) {
+        return Some(Outcome::Failed {
+            sentence: format!("{host} left while guest {guest} was asked"),
+        });
+    }
+    let live = live_state(guest, host, asked, seen).unwrap_or_else(|| look.status.clone());
+    let runs = live.may_run() && live != RunState::Unknown;
+    let failed = |sentence: String| Some(Outcome::Failed { sentence });
+    match task {
+        TaskState::Running | TaskState::Unknown => None,
+        TaskState::Ended { .. } if runs == should_run && live != RunState::Unknown => {
+            Some(Outcome::Effective)
+        }
+        TaskState::Ended { ok: false, text, .. } => failed(text.clone()),
+        TaskState::Ended { ok: true, .. } => {
+            let waited = seen.at.civil >= asked.asked + EFFECT_WITHIN;
+            let state = if should_run { "does not run" } else { "still runs" };
+            waited.then(|| Outcome::Failed {
+                sentence: format!("its task ended OK, and guest {guest} {state}"),
+            })
+        }
+        TaskState::Absent if runs == should_run => Some(Outcome::Effective),
+        TaskState::Absent => Some(Outcome::NeverBegan),
+    }
+}
+
+/// The guest's state in its host's own list, where that was asked after the request.
+fn live_state(
+    guest: Vmid,
+    host: &HostName,
+    asked: &InFlight,
+    seen: &Observation,
+) -> Option<RunState> {
+    let stamped = seen.answers.get(&Question::LiveGuests(host.clone()))?;
+    if stamped.asked.civil < asked.asked {
+        return None;
+    }
+    match &stamped.answer {
+        Ok(Answer::LiveGuests(guests)) => guests.get(&guest).map(|live| live.status.clone()),
+        Ok(_) | Err(_) => None,
+    }
+}
+
+fn whole_seconds(later: Timestamp, earlier: Timestamp) -> u64 {
+    let between: SignedDuration = later.duration_since(earlier);
+    u64::try_from(between.as_secs()).unwrap_or(0)
+}
