@@ -261,6 +261,9 @@ pub struct HostRecord {
     pub last_failed_wake: Option<Timestamp>,
     /// corosync's config_version when it left.
     pub config_version_at_leave: Option<u64>,
+    /// When our last power-off failed, and how often in a row.
+    pub last_failed_stop: Option<Timestamp>,
+    pub failed_stops: u32,
     /// Seconds from our first packet to ready, the newest last.
     pub boots: VecDeque<u64>,
     /// Seconds from our power-off to its leaving.
@@ -308,6 +311,14 @@ pub struct ParkedGuest {
     pub at: Timestamp,
 }
 
+/// Votes by the configuration: for planning and for showing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VoteCount {
+    pub expected: u32,
+    pub present: u32,
+    pub needed: u32,
+}
+
 /// A hold that was told, by what it is about.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct HoldKey {
@@ -338,6 +349,10 @@ pub struct Ledger {
     pub config_version: Option<u64>,
     /// When config_version was last seen to change; `None` if never since the journal began.
     pub config_changed: Option<Timestamp>,
+    /// Configured votes by host, with the config_version they were read at.
+    pub votes: Option<(u64, BTreeMap<HostName, u32>)>,
+    /// Votes of the QDevice and whether they are cast, with the config_version they were read at.
+    pub device: Option<(u64, u32, bool)>,
     /// The wall clock is not trusted since.
     pub clock_stepped: Option<Timestamp>,
     /// Holds told and not yet lifted, with their sentence.
@@ -477,6 +492,7 @@ impl Ledger {
                 record.woken = false;
                 record.wanted = false;
                 record.power_off_asked = None;
+                (record.last_failed_stop, record.failed_stops) = (None, 0);
                 record.config_version_at_leave = *config_version;
                 if let Some(seconds) = seconds {
                     keep(&mut record.shutdowns, *seconds);
@@ -525,6 +541,15 @@ impl Ledger {
                     self.config_changed = Some(at);
                 }
                 self.config_version = Some(*version);
+            }
+            Entry::VotesSeen { version, votes } => self.votes = Some((*version, votes.clone())),
+            Entry::DeviceSeen { version, votes, cast } => {
+                self.device = Some((*version, *votes, *cast));
+            }
+            Entry::StopFailed { host, .. } => {
+                let record = self.hosts.entry(host.clone()).or_default();
+                record.last_failed_stop = Some(at);
+                record.failed_stops = record.failed_stops.saturating_add(1);
             }
             Entry::ClockStepped { .. } => self.clock_stepped = Some(at),
             Entry::ClockSettled => self.clock_stepped = None,
@@ -616,6 +641,17 @@ impl Ledger {
             // It was never asked, as far as anyone can tell, or it did nothing.
             self.hosts.entry(host.clone()).or_default().power_off_asked = None;
         }
+    }
+
+    /// Votes as far as they are known for planning; the gate never looks here.
+    pub fn vote_count(&self, members: &BTreeSet<HostName>) -> Option<VoteCount> {
+        let (_, votes) = self.votes.as_ref()?;
+        let (device, cast) = self.device.map_or((0, false), |(_, votes, cast)| (votes, cast));
+        let expected = votes.values().sum::<u32>() + device;
+        let held: u32 =
+            votes.iter().filter(|(host, _)| members.contains(*host)).map(|(_, votes)| votes).sum();
+        let present = held + if cast { device } else { 0 };
+        Some(VoteCount { expected, present, needed: expected / 2 + 1 })
     }
 
     /// Hosts of open power-offs: asked, and not yet seen to be gone.

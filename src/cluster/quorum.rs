@@ -106,13 +106,14 @@ impl Tally {
 
 /// What would remain if all of `stops` left at once.
 ///
-/// `evidence` must hold every member's own view (the gate has checked that they agree), `all_off`
-/// says whether everybody outside the survivors is known to be off, `server_lost` whether the
-/// QDevice's server lives on a stopping host.
+/// `evidence` must hold every member's own view (the gate has checked that they agree), `rest_off`
+/// says whether everybody who is no member is known to be off, `server_lost` whether the QDevice's
+/// server lives on a stopping host.
 pub fn tally(
-    evidence: &BTreeMap<HostName, Evidence>,
+    evidence: &BTreeMap<HostName, &Evidence>,
     stops: &BTreeSet<HostName>,
     server_lost: bool,
+    rest_off: bool,
 ) -> Tally {
     let survivors: BTreeSet<&HostName> =
         evidence.keys().filter(|host| !stops.contains(*host)).collect();
@@ -126,18 +127,20 @@ pub fn tally(
         .min()
         .unwrap_or(0);
     let needed = views().map(|view| view.quorum).max().unwrap_or(u32::MAX);
-    let (credit, no_credit_because) = match device_credit(evidence, &survivors, server_lost) {
-        Ok(votes) => (votes, None),
-        Err(why) => (0, why),
-    };
+    let (credit, no_credit_because) =
+        match device_credit(evidence, &survivors, server_lost, rest_off) {
+            Ok(votes) => (votes, None),
+            Err(why) => (0, why),
+        };
     Tally { remaining, credit, needed, no_credit_because }
 }
 
 /// The QDevice's votes that the survivors may count on, or why none (`Err(None)`: there is none).
 fn device_credit(
-    evidence: &BTreeMap<HostName, Evidence>,
+    evidence: &BTreeMap<HostName, &Evidence>,
     survivors: &BTreeSet<&HostName>,
     server_lost: bool,
+    rest_off: bool,
 ) -> Result<u32, Option<String>> {
     let Some(any) = survivors.iter().find_map(|host| evidence.get(*host)) else {
         return Err(None);
@@ -184,9 +187,13 @@ fn device_credit(
                 return Err(Some("fewer than half the hosts would remain for ffsplit".into()));
             }
         }
-        // lms follows the largest partition, so everyone outside the survivors must be off; the
-        // caller's evidence covers every member, and members are all that run corosync.
+        // lms votes for the largest partition it can see, so nobody outside may still run.
         DeviceAlgorithm::Lms => {
+            if !rest_off {
+                return Err(Some(
+                    "a host that vanished may still talk to the QDevice's server".into(),
+                ));
+            }
             if device.votes.is_none() && !all_one {
                 return Err(Some("lms without `votes` needs one vote per host".into()));
             }
@@ -196,4 +203,147 @@ fn device_credit(
         }
     }
     Ok(credit)
+}
+
+/// Whether a device section lets a host that boots start corosync at all: with uneven votes, or lms
+/// and uneven votes, `votes` must be written out (corosync exits with status 20 otherwise), and
+/// ffsplit works only with one vote each (measured; `corosync-qdevice(8)`).
+pub fn device_fault(conf: &CorosyncConf) -> Option<String> {
+    let device = conf.device.as_ref()?;
+    let all_one = conf.votes.values().all(|votes| *votes == 1);
+    match &device.algorithm {
+        DeviceAlgorithm::Ffsplit if !all_one || device.votes != Some(1) => Some(
+            "its QDevice section says ffsplit, which needs `votes: 1` and one vote per host".into(),
+        ),
+        DeviceAlgorithm::Lms if !all_one && device.votes.is_none() => Some(
+            "its QDevice section lacks `votes`, and corosync does not start like that with uneven votes"
+                .into(),
+        ),
+        DeviceAlgorithm::Other(name) => {
+            Some(format!("its QDevice section names the algorithm `{name}`, which spot does not know"))
+        }
+        DeviceAlgorithm::Ffsplit | DeviceAlgorithm::Lms => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A cluster of hosts h1, h2, … with these votes, everybody up and agreeing.
+    fn cluster(
+        votes: &[u32],
+        device: Option<(DeviceAlgorithm, u32, bool)>,
+    ) -> BTreeMap<HostName, Evidence> {
+        let name = |index: usize| HostName(format!("h{}", index + 1));
+        let device_votes = device.as_ref().map_or(0, |(_, votes, _)| *votes);
+        let expected = votes.iter().sum::<u32>() + device_votes;
+        let conf = CorosyncConf {
+            config_version: Some(1),
+            votes: votes.iter().enumerate().map(|(i, v)| (name(i).0, *v)).collect(),
+            device: device.as_ref().map(|(algorithm, votes, _)| DeviceConf {
+                algorithm: algorithm.clone(),
+                votes: Some(*votes),
+                server: None,
+            }),
+            ..CorosyncConf::default()
+        };
+        let alive = device.as_ref().is_some_and(|(_, _, alive)| *alive);
+        let column = device.as_ref().map(|_| if alive { "A,V,NMW" } else { "A,NV,NMW" }.to_owned());
+        let members: BTreeMap<_, _> = (0..votes.len())
+            .map(|i| (name(i), MemberVotes { votes: votes[i], device: column.clone() }))
+            .collect();
+        let view = Evidence {
+            expected,
+            highest_expected: expected,
+            total: expected,
+            quorum: expected / 2 + 1,
+            quorate: true,
+            flags: BTreeSet::new(),
+            ring: "1.1".into(),
+            members,
+            device_votes: device.as_ref().map(|_| if alive { device_votes } else { 0 }),
+            conf,
+            guests: Ok(BTreeMap::new()),
+            addresses: vec![],
+        };
+        (0..votes.len()).map(|i| (name(i), view.clone())).collect()
+    }
+
+    fn safe(cluster: &BTreeMap<HostName, Evidence>, off: &[usize]) -> bool {
+        let stops = off.iter().map(|i| HostName(format!("h{i}"))).collect();
+        let views = cluster.iter().map(|(host, view)| (host.clone(), view)).collect();
+        tally(&views, &stops, false, true).keeps(0)
+    }
+
+    /// Every set of stops of every cluster of 1 to 4 hosts with 0 to 4 votes each: safe exactly when
+    /// the votes that stay are a majority of all.
+    #[test]
+    fn without_a_device_the_majority_of_all_votes_decides() {
+        let mut judged = 0;
+        for hosts in 1..=4u32 {
+            for code in 0..5u32.pow(hosts) {
+                let votes: Vec<u32> = (0..hosts).map(|i| code / 5u32.pow(i) % 5).collect();
+                let all: u32 = votes.iter().sum();
+                let view = cluster(&votes, None);
+                for mask in 0..(1u32 << hosts) - 1 {
+                    let off: Vec<usize> =
+                        (0..hosts).filter(|i| mask >> i & 1 == 1).map(|i| i as usize + 1).collect();
+                    let stay: u32 =
+                        (0..hosts).filter(|i| mask >> i & 1 == 0).map(|i| votes[i as usize]).sum();
+                    assert_eq!(safe(&view, &off), 2 * stay > all, "{votes:?} without {off:?}");
+                    judged += 1;
+                }
+            }
+        }
+        assert_eq!(judged, 10_425);
+    }
+
+    #[test]
+    fn a_living_device_is_credited_as_measured_and_a_dead_one_never() {
+        let ffsplit = |alive| cluster(&[1, 1], Some((DeviceAlgorithm::Ffsplit, 1, alive)));
+        assert!(safe(&ffsplit(true), &[2]));
+        assert!(!safe(&ffsplit(false), &[2]));
+        // Four hosts: half suffices with the device, a single one gets no vote at all.
+        let four = cluster(&[1; 4], Some((DeviceAlgorithm::Ffsplit, 1, true)));
+        assert!(safe(&four, &[3, 4]));
+        assert!(!safe(&four, &[2, 3, 4]));
+        // lms 1/1/1: one host with the device alive, all three with it dead.
+        assert!(safe(&cluster(&[1; 3], Some((DeviceAlgorithm::Lms, 2, true))), &[2, 3]));
+        assert!(!safe(&cluster(&[1; 3], Some((DeviceAlgorithm::Lms, 2, false))), &[3]));
+        // lms 3/1/1 votes 4 with a dead server needs all five votes.
+        assert!(!safe(&cluster(&[3, 1, 1], Some((DeviceAlgorithm::Lms, 4, false))), &[3]));
+    }
+
+    #[test]
+    fn a_device_is_credited_only_as_far_as_every_survivor_sees_it() {
+        let mut views = cluster(&[1, 1, 1], Some((DeviceAlgorithm::Lms, 2, true)));
+        views.get_mut(&HostName::from("h2")).unwrap().device_votes = Some(0);
+        assert!(!safe(&views, &[3]), "h2 is not voted for");
+        let mut views = cluster(&[1, 1], Some((DeviceAlgorithm::Ffsplit, 1, true)));
+        views.get_mut(&HostName::from("h1")).unwrap().conf.device = None;
+        assert!(!safe(&views, &[2]), "h1 reads another file");
+    }
+
+    #[test]
+    fn the_device_is_lost_with_its_server_and_with_a_host_that_vanished() {
+        let views = cluster(&[1, 1], Some((DeviceAlgorithm::Ffsplit, 1, true)));
+        let views: BTreeMap<_, _> = views.iter().map(|(h, v)| (h.clone(), v)).collect();
+        let stops = BTreeSet::from([HostName::from("h2")]);
+        assert!(tally(&views, &stops, false, false).keeps(0));
+        assert!(!tally(&views, &stops, true, true).keeps(0));
+        let views = cluster(&[1; 3], Some((DeviceAlgorithm::Lms, 2, true)));
+        let views: BTreeMap<_, _> = views.iter().map(|(h, v)| (h.clone(), v)).collect();
+        let stops = BTreeSet::from([HostName::from("h2"), HostName::from("h3")]);
+        assert!(tally(&views, &stops, false, true).keeps(0));
+        assert!(!tally(&views, &stops, false, false).keeps(0));
+    }
+
+    #[test]
+    fn spare_votes_are_kept_above_the_majority_without_wrapping() {
+        let tally = Tally { remaining: 3, credit: 0, needed: 3, no_credit_because: None };
+        assert!(tally.keeps(0));
+        assert!(!tally.keeps(1));
+        assert!(!tally.keeps(u32::MAX));
+    }
 }

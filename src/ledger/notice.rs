@@ -14,7 +14,7 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Entry, Leaving, Ledger, Parked, Presence};
 use crate::cluster::{
-    Answer, HostName, HostSeen, Observation, Question, Readiness, RunState, TaskSeen, Vmid,
+    Answer, HostName, HostSeen, Observation, Question, Readiness, RunState, Stamped, TaskSeen, Vmid,
 };
 use crate::request::{Answered, Move, Request};
 use crate::undertaking::{Event, InFlight, Outcome, Stage};
@@ -42,6 +42,7 @@ pub fn notice(ledger: &Ledger, seen: &Observation) -> Vec<Entry> {
         return vec![];
     }
     changes.config_version();
+    changes.votes();
     for (host, look) in &seen.hosts {
         changes.host(host, look);
     }
@@ -119,6 +120,39 @@ impl Changes<'_> {
             && self.ledger.config_version != Some(version)
         {
             self.note(Entry::ConfigVersion { version });
+        }
+    }
+
+    /// Votes for planning, read again after every change of corosync.conf.
+    fn votes(&mut self) {
+        let Some(version) = self.seen.config_version else { return };
+        let asked_now = |stamped: &&Stamped| stamped.asked.civil <= self.at;
+        let configured = self.seen.answers.get(&Question::ConfiguredVotes).filter(asked_now);
+        if let Some(Ok(Answer::ConfiguredVotes(votes))) = configured.map(|one| &one.answer) {
+            let known = self.ledger.votes.as_ref();
+            if known.is_none_or(|(at, known)| (*at, known) != (version, votes)) {
+                self.note(Entry::VotesSeen { version, votes: votes.clone() });
+            }
+        }
+        let evidence = self.seen.answers.iter().filter_map(|(question, stamped)| {
+            match (question, &stamped.answer) {
+                (Question::Evidence(_), Ok(Answer::Evidence(evidence))) => {
+                    Some((stamped.asked, evidence))
+                }
+                (_, Ok(_) | Err(_)) => None,
+            }
+        });
+        if let Some((_, newest)) = evidence.max_by_key(|(asked, _)| *asked)
+            && newest.conf.config_version == Some(version)
+        {
+            let cast = newest.device_votes.is_some_and(|votes| votes > 0);
+            let written = newest.conf.device.as_ref().map(|device| device.votes);
+            let hosts = u32::try_from(newest.conf.votes.len()).unwrap_or(u32::MAX);
+            // Unset votes count as hosts − 1 (measured).
+            let votes = written.map_or(0, |votes| votes.unwrap_or(hosts.saturating_sub(1)));
+            if self.ledger.device != Some((version, votes, cast)) {
+                self.note(Entry::DeviceSeen { version, votes, cast });
+            }
         }
     }
 
@@ -243,6 +277,11 @@ impl Changes<'_> {
         for (id, request_id, asked) in in_flight {
             let Some(outcome) = outcome(&asked, &self.ledger, self.seen) else { continue };
             let effective = outcome == Outcome::Effective;
+            if let (Request::PowerOff { host }, Outcome::Failed { sentence }) =
+                (&asked.request, &outcome)
+            {
+                self.note(Entry::StopFailed { host: host.clone(), sentence: sentence.clone() });
+            }
             self.note(Entry::Progress { id, event: Event::Settled { request_id, outcome } });
             if effective {
                 self.effect(&asked.request);

@@ -29,6 +29,7 @@ impl Entry {
             | Entry::HostWanted { host, .. }
             | Entry::WakeProven { host, .. }
             | Entry::WakeUnproven { host, .. }
+            | Entry::StopFailed { host, .. }
             | Entry::WakeFailed { host, .. } => host.to_string(),
             Entry::GuestMoved { guest, .. }
             | Entry::GuestParked { guest, .. }
@@ -58,6 +59,8 @@ impl Entry {
             Entry::Started { .. }
             | Entry::Stopped
             | Entry::ConfigVersion { .. }
+            | Entry::VotesSeen { .. }
+            | Entry::DeviceSeen { .. }
             | Entry::ClockStepped { .. }
             | Entry::ClockSettled
             | Entry::PolicyTaken { .. }
@@ -138,6 +141,22 @@ impl fmt::Display for Entry {
             }
             Entry::ConfigVersion { version } => {
                 write!(f, "corosync.conf has config_version {version}")
+            }
+            Entry::VotesSeen { votes, .. } => {
+                let list: Vec<String> =
+                    votes.iter().map(|(host, votes)| format!("{host} {votes}")).collect();
+                write!(f, "votes by corosync.conf: {}", list.join(", "))
+            }
+            Entry::DeviceSeen { votes: 0, .. } => f.write_str("there is no QDevice"),
+            Entry::DeviceSeen { votes, cast, .. } => {
+                write!(
+                    f,
+                    "the QDevice has {votes} votes and {} them",
+                    if *cast { "casts" } else { "does not cast" }
+                )
+            }
+            Entry::StopFailed { host, sentence } => {
+                write!(f, "{host} did not power off: {sentence}")
             }
             Entry::ClockStepped { seconds } => {
                 write!(
