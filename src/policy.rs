@@ -7,14 +7,19 @@
 //! **Does not know:** what is running now, or how any host is reached.
 
 pub mod calendar;
+pub mod crontab;
+pub mod scalars;
 pub mod text;
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use crate::cluster::{GuestKind, HostName, Mac, Tier, Vmid, Way};
-use calendar::Window;
+use calendar::{Opening, Window};
 
 /// Everything the owner's files say, checked.
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +54,36 @@ impl Policy {
 
     pub fn migrations(&self) -> &Migrations {
         &self.migrations
+    }
+
+    /// The open window that closes last among all rules naming `host`, and its rule's name.
+    pub fn opening(&self, host: &HostName, now: Timestamp) -> Option<(&str, Opening)> {
+        let open =
+            self.windows(host).filter_map(|(name, window)| Some((name, window.open_at(now)?)));
+        // An unknown close is later than any known one.
+        open.max_by_key(|(_, opening)| {
+            (opening.closes.is_none(), opening.closes, Reverse(opening.opens))
+        })
+    }
+
+    /// The window that opens first after `after` among all rules naming `host`, and its rule's name.
+    pub fn next_opening(&self, host: &HostName, after: Timestamp) -> Option<(&str, Opening)> {
+        let next =
+            self.windows(host).filter_map(|(name, window)| Some((name, window.next_after(after)?)));
+        next.min_by_key(|(_, opening)| opening.opens)
+    }
+
+    /// The stretch of quiet that holds for `host` now: policies do not wake it meanwhile.
+    pub fn quiet_now(&self, host: &HostName, now: Timestamp) -> Option<Opening> {
+        let quiet = &self.hosts.get(host)?.quiet;
+        let open = quiet.iter().filter_map(|window| window.open_at(now));
+        open.max_by_key(|opening| (opening.closes.is_none(), opening.closes))
+    }
+
+    /// Every window of every rule naming `host`.
+    fn windows(&self, host: &HostName) -> impl Iterator<Item = (&str, &Window)> {
+        let rules = self.rules.iter().filter(move |rule| rule.hosts.contains(host));
+        rules.flat_map(|rule| rule.run.iter().map(|window| (rule.name.as_str(), window)))
     }
 
     /// The first rule that matches a guest.
