@@ -179,6 +179,22 @@ pub enum Entry {
     ConfigVersion {
         version: u64,
     },
+    /// Configured votes by host, as of that config_version.
+    VotesSeen {
+        version: u64,
+        votes: BTreeMap<HostName, u32>,
+    },
+    /// What a QDevice adds: configured votes, and whether they are cast now. 0 without a QDevice.
+    DeviceSeen {
+        version: u64,
+        votes: u32,
+        cast: bool,
+    },
+    /// Our power-off did nothing.
+    StopFailed {
+        host: HostName,
+        sentence: String,
+    },
     /// The wall clock moved against the monotonic one, or runs before the journal's last entry.
     ClockStepped {
         seconds: i64,
