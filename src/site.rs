@@ -149,3 +149,95 @@ pub trait Waker: Clone + 'static {
         ways: &[crate::cluster::Way],
     ) -> impl Future<Output = Result<(u32, Vec<String>), String>>;
 }
+
+/// How long one answer about the clock's synchronisation holds.
+const CLOCK_STATE_HOLDS: Duration = Duration::from_secs(300);
+/// `timedatectl` starts a service over D-Bus; without one it may hang.
+const CLOCK_STATE_LIMIT: Duration = Duration::from_secs(10);
+
+/// Real time. Whether it can be trusted is asked of systemd in the background, so that nobody waits.
+#[derive(Clone, Debug)]
+pub struct RealClock {
+    began: tokio::time::Instant,
+    /// `None` where the owner vouches for it.
+    asked: Option<std::sync::Arc<std::sync::Mutex<ClockAsked>>>,
+}
+
+#[derive(Debug)]
+struct ClockAsked {
+    state: crate::cluster::ClockState,
+    /// When it was last asked, or `None` before the first time.
+    at: Option<tokio::time::Instant>,
+}
+
+impl RealClock {
+    /// `trusted`: the owner says that the clock is right (`clock: trust`).
+    pub fn new(trusted: bool) -> RealClock {
+        let asked = ClockAsked { state: crate::cluster::ClockState::Unknown, at: None };
+        RealClock {
+            began: tokio::time::Instant::now(),
+            asked: (!trusted).then(|| std::sync::Arc::new(std::sync::Mutex::new(asked))),
+        }
+    }
+
+    /// Asks now and waits for it: for commands that look once and end.
+    pub async fn ask_state(&self) -> crate::cluster::ClockState {
+        let Some(asked) = &self.asked else {
+            return crate::cluster::ClockState::Synchronised;
+        };
+        let state = synchronised().await;
+        let mut asked = asked.lock().expect("nothing panics while it holds this");
+        *asked = ClockAsked { state, at: Some(tokio::time::Instant::now()) };
+        state
+    }
+}
+
+/// What systemd says; anything but its plain yes or no is unknown.
+async fn synchronised() -> crate::cluster::ClockState {
+    use crate::cluster::ClockState;
+    let mut command = tokio::process::Command::new("timedatectl");
+    command
+        .args(["show", "--property=NTPSynchronized", "--value"])
+        .stdin(std::process::Stdio::null())
+        .kill_on_drop(true);
+    match tokio::time::timeout(CLOCK_STATE_LIMIT, command.output()).await {
+        Ok(Ok(output)) if output.status.success() => match output.stdout.trim_ascii() {
+            b"yes" => ClockState::Synchronised,
+            b"no" => ClockState::Unsynchronised,
+            _ => ClockState::Unknown,
+        },
+        Ok(Ok(_) | Err(_)) | Err(_) => ClockState::Unknown,
+    }
+}
+
+impl Clock for RealClock {
+    fn now(&self) -> Moment {
+        Moment { civil: jiff::Timestamp::now(), monotonic: self.began.elapsed() }
+    }
+
+    fn working(&self) -> Working {
+        Working::untracked()
+    }
+
+    async fn rest_until(&self, at: Duration, working: Working) -> Working {
+        tokio::time::sleep_until(self.began + at).await;
+        working
+    }
+
+    fn state(&self) -> crate::cluster::ClockState {
+        let Some(shared) = &self.asked else {
+            return crate::cluster::ClockState::Synchronised;
+        };
+        let mut asked = shared.lock().expect("nothing panics while it holds this");
+        let due = asked.at.is_none_or(|at| at.elapsed() >= CLOCK_STATE_HOLDS);
+        if due && let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            asked.at = Some(tokio::time::Instant::now());
+            let shared = shared.clone();
+            runtime.spawn(async move {
+                let state = synchronised().await;
+                shared.lock().expect("nothing panics while it holds this").state = state;
+            });
+        }
+        asked.state
+    }
+}

@@ -1,0 +1,668 @@
+//! PVE's JSON as plain structs: one pure function per endpoint, from the bytes of a body to data.
+//!
+//! PVE's Perl hands out numbers as strings, booleans as 0, 1, "0", "1" or true, leaves out what is
+//! unset, and the published schema is not enforced. So every field is read leniently and may be
+//! missing; but what a judgement rests on (who is a member, which guest is where) is required, and
+//! its absence is an error with a sentence, never a default.
+//!
+//! **Does not know:** hosts by their owner's names, requests, how bytes are fetched.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, de};
+
+/// Any JSON scalar; what is nested is skipped.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum Scalar {
+    #[default]
+    Nothing,
+    Whole(u64),
+    Real(f64),
+    Text(String),
+    Nested,
+}
+
+impl Scalar {
+    /// As a number that is not negative: `3`, `"3"`, `3.0`.
+    pub fn number(&self) -> Option<u64> {
+        let whole = |real: f64| {
+            // Above 2^53 a float is no exact count of anything.
+            (real >= 0.0 && real <= 9_007_199_254_740_992.0 && real.fract() == 0.0)
+                .then_some(real as u64)
+        };
+        match self {
+            Scalar::Whole(number) => Some(*number),
+            Scalar::Real(real) => whole(*real),
+            Scalar::Text(text) => {
+                let text = text.trim();
+                text.parse().ok().or_else(|| text.parse().ok().and_then(whole))
+            }
+            Scalar::Nothing | Scalar::Nested => None,
+        }
+    }
+
+    /// As a boolean: `0`, `1`, `"0"`, `"1"`, `""`, true, false.
+    pub fn flag(&self) -> Option<bool> {
+        match self {
+            Scalar::Whole(0) => Some(false),
+            Scalar::Whole(1) => Some(true),
+            Scalar::Text(text) => match text.as_str() {
+                "" | "0" | "false" | "no" | "off" => Some(false),
+                "1" | "true" | "yes" | "on" => Some(true),
+                _ => None,
+            },
+            Scalar::Nothing | Scalar::Whole(_) | Scalar::Real(_) | Scalar::Nested => None,
+        }
+    }
+
+    pub fn text(&self) -> Option<String> {
+        match self {
+            Scalar::Text(text) => Some(text.clone()),
+            Scalar::Whole(number) => Some(number.to_string()),
+            Scalar::Real(real) => Some(real.to_string()),
+            Scalar::Nothing | Scalar::Nested => None,
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Scalar {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Scalar, D::Error> {
+        struct Any;
+        impl<'de> Visitor<'de> for Any {
+            type Value = Scalar;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("anything")
+            }
+            fn visit_unit<E: de::Error>(self) -> Result<Scalar, E> {
+                Ok(Scalar::Nothing)
+            }
+            fn visit_bool<E: de::Error>(self, value: bool) -> Result<Scalar, E> {
+                Ok(Scalar::Whole(value.into()))
+            }
+            fn visit_u64<E: de::Error>(self, value: u64) -> Result<Scalar, E> {
+                Ok(Scalar::Whole(value))
+            }
+            fn visit_i64<E: de::Error>(self, value: i64) -> Result<Scalar, E> {
+                Ok(u64::try_from(value).map_or(Scalar::Real(value as f64), Scalar::Whole))
+            }
+            fn visit_f64<E: de::Error>(self, value: f64) -> Result<Scalar, E> {
+                Ok(Scalar::Real(value))
+            }
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<Scalar, E> {
+                Ok(Scalar::Text(value.to_owned()))
+            }
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Scalar, A::Error> {
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Scalar::Nested)
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Scalar, A::Error> {
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Scalar::Nested)
+            }
+        }
+        deserializer.deserialize_any(Any)
+    }
+}
+
+fn number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    Ok(Scalar::deserialize(deserializer)?.number())
+}
+
+fn flag<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<bool>, D::Error> {
+    Ok(Scalar::deserialize(deserializer)?.flag())
+}
+
+fn text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Scalar::deserialize(deserializer)?.text())
+}
+
+/// The `data` of an answer; what else the envelope holds is not looked at.
+fn data<T: DeserializeOwned>(body: &[u8]) -> Result<T, String> {
+    #[derive(Deserialize)]
+    struct Envelope<T> {
+        data: Option<T>,
+    }
+    match serde_json::from_slice::<Envelope<T>>(body) {
+        Ok(Envelope { data: Some(data) }) => Ok(data),
+        Ok(Envelope { data: None }) => Err("the answer holds no data".into()),
+        Err(why) => Err(format!("the answer cannot be read ({why})")),
+    }
+}
+
+/// `GET /cluster/status`: the asked host's own view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterStatus {
+    pub name: Option<String>,
+    pub quorate: bool,
+    pub config_version: Option<u64>,
+    pub nodes: Vec<NodeMember>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeMember {
+    pub node: String,
+    pub online: bool,
+    /// The asked host itself.
+    pub local: bool,
+}
+
+/// Without a cluster entry the asked host's pmxcfs is down (it then shows itself alone, as if it
+/// stood alone): that is an error here, never a cluster of one.
+pub fn cluster_status(body: &[u8]) -> Result<ClusterStatus, String> {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default, rename = "type", deserialize_with = "text")]
+        kind: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        name: Option<String>,
+        #[serde(default, deserialize_with = "flag")]
+        quorate: Option<bool>,
+        #[serde(default, deserialize_with = "number")]
+        version: Option<u64>,
+        #[serde(default, deserialize_with = "flag")]
+        online: Option<bool>,
+        #[serde(default, deserialize_with = "flag")]
+        local: Option<bool>,
+    }
+    let mut cluster = None;
+    let mut nodes = Vec::new();
+    for entry in data::<Vec<Entry>>(body)? {
+        match entry.kind.as_deref() {
+            Some("cluster") => cluster = Some(entry),
+            Some("node") => {
+                let node = entry.name.ok_or("a host without a name in the cluster's status")?;
+                let online = entry
+                    .online
+                    .ok_or_else(|| format!("`online` of {node} is missing or garbled"))?;
+                nodes.push(NodeMember { node, online, local: entry.local == Some(true) });
+            }
+            Some(_) | None => {}
+        }
+    }
+    let cluster = cluster.ok_or(
+        "its answer shows no cluster: its cluster file system is not running, or it stands alone",
+    )?;
+    let quorate = cluster.quorate.ok_or("`quorate` is missing or garbled")?;
+    if nodes.is_empty() {
+        return Err("its answer lists no hosts".into());
+    }
+    Ok(ClusterStatus { name: cluster.name, quorate, config_version: cluster.version, nodes })
+}
+
+/// `GET /cluster/resources`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resources {
+    pub nodes: Vec<NodeResource>,
+    pub guests: Vec<GuestResource>,
+    pub storages: Vec<StorageResource>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeResource {
+    pub node: String,
+    /// `online`, `offline`, `unknown`.
+    pub status: String,
+    pub uptime_seconds: Option<u64>,
+    pub memory_total_bytes: Option<u64>,
+    pub memory_used_bytes: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestResource {
+    pub vmid: u32,
+    pub container: bool,
+    pub node: String,
+    pub name: Option<String>,
+    pub status: String,
+    pub template: bool,
+    pub tags: Vec<String>,
+    pub pool: Option<String>,
+    pub lock: Option<String>,
+    pub memory_bytes: Option<u64>,
+    pub ha: Option<String>,
+    pub uptime_seconds: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageResource {
+    pub node: String,
+    pub storage: String,
+    pub shared: bool,
+    pub available: bool,
+}
+
+pub fn resources(body: &[u8]) -> Result<Resources, String> {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default, rename = "type", deserialize_with = "text")]
+        kind: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        id: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        node: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        status: Option<String>,
+        #[serde(default, deserialize_with = "number")]
+        uptime: Option<u64>,
+        #[serde(default, deserialize_with = "number")]
+        mem: Option<u64>,
+        #[serde(default, deserialize_with = "number")]
+        maxmem: Option<u64>,
+        #[serde(default, deserialize_with = "number")]
+        vmid: Option<u64>,
+        #[serde(default, deserialize_with = "text")]
+        name: Option<String>,
+        #[serde(default, deserialize_with = "flag")]
+        template: Option<bool>,
+        #[serde(default, deserialize_with = "text")]
+        tags: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        pool: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        lock: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        hastate: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        storage: Option<String>,
+        #[serde(default, deserialize_with = "flag")]
+        shared: Option<bool>,
+    }
+    let mut seen = Resources::default();
+    for entry in data::<Vec<Entry>>(body)? {
+        let kind = entry.kind.unwrap_or_default();
+        let what = entry.id.unwrap_or_else(|| format!("an entry of type `{kind}`"));
+        let node = |node: Option<String>| node.ok_or(format!("{what} names no host"));
+        match kind.as_str() {
+            "node" => seen.nodes.push(NodeResource {
+                node: node(entry.node)?,
+                status: entry.status.unwrap_or_default(),
+                uptime_seconds: entry.uptime,
+                memory_total_bytes: entry.maxmem,
+                memory_used_bytes: entry.mem,
+            }),
+            "qemu" | "lxc" => seen.guests.push(GuestResource {
+                vmid: vmid(entry.vmid).ok_or_else(|| format!("{what} has no VMID"))?,
+                container: kind == "lxc",
+                node: node(entry.node)?,
+                name: entry.name,
+                status: entry.status.unwrap_or_default(),
+                template: entry.template == Some(true),
+                tags: entry
+                    .tags
+                    .as_deref()
+                    .unwrap_or("")
+                    // PVE writes `;`, people also wrote commas and blanks.
+                    .split([';', ',', ' '])
+                    .filter(|tag| !tag.is_empty())
+                    .map(str::to_owned)
+                    .collect(),
+                pool: entry.pool.filter(|pool| !pool.is_empty()),
+                lock: entry.lock.filter(|lock| !lock.is_empty()),
+                memory_bytes: entry.maxmem,
+                ha: entry.hastate.filter(|state| !state.is_empty()),
+                uptime_seconds: entry.uptime,
+            }),
+            "storage" => seen.storages.push(StorageResource {
+                node: node(entry.node)?,
+                storage: entry.storage.ok_or_else(|| format!("{what} has no name"))?,
+                shared: entry.shared == Some(true),
+                available: entry.status.as_deref() == Some("available"),
+            }),
+            // Pools, networks, SDN zones and what later versions add.
+            _ => {}
+        }
+    }
+    Ok(seen)
+}
+
+fn vmid(number: Option<u64>) -> Option<u32> {
+    number.and_then(|number| u32::try_from(number).ok())
+}
+
+/// One task, from a list or from its own status.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskEntry {
+    pub upid: String,
+    /// With `!token` where a token started it.
+    pub user: String,
+    pub id: String,
+    /// `None` while it runs.
+    pub ended: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct TaskWire {
+    #[serde(default, deserialize_with = "text")]
+    upid: Option<String>,
+    #[serde(default, deserialize_with = "text")]
+    user: Option<String>,
+    #[serde(default, deserialize_with = "text")]
+    tokenid: Option<String>,
+    #[serde(default, deserialize_with = "text")]
+    id: Option<String>,
+    #[serde(default, deserialize_with = "text")]
+    status: Option<String>,
+    #[serde(default, deserialize_with = "text")]
+    exitstatus: Option<String>,
+    #[serde(default, deserialize_with = "number")]
+    endtime: Option<u64>,
+}
+
+impl TaskWire {
+    fn entry(self, ended: Option<String>) -> Result<TaskEntry, String> {
+        let upid = self.upid.ok_or("a task without a UPID")?;
+        let user = self.user.unwrap_or_default();
+        let user = match self.tokenid {
+            Some(token) if !user.contains('!') => format!("{user}!{token}"),
+            Some(_) | None => user,
+        };
+        Ok(TaskEntry { upid, user, id: self.id.unwrap_or_default(), ended })
+    }
+}
+
+/// `GET /cluster/tasks` and `GET /nodes/{n}/tasks`: running ones have no `endtime`, or `RUNNING` as
+/// their status.
+pub fn tasks(body: &[u8]) -> Result<Vec<TaskEntry>, String> {
+    let one = |task: TaskWire| {
+        let running = task.status.as_deref() == Some("RUNNING") || task.endtime.is_none();
+        let ended = (!running).then(|| task.status.clone().unwrap_or_default());
+        task.entry(ended)
+    };
+    data::<Vec<TaskWire>>(body)?.into_iter().map(one).collect()
+}
+
+/// `GET /nodes/{n}/tasks/{upid}/status`.
+pub fn task_status(body: &[u8]) -> Result<TaskEntry, String> {
+    let task = data::<TaskWire>(body)?;
+    let ended = match task.status.as_deref() {
+        Some("running") => None,
+        Some("stopped") => Some(task.exitstatus.clone().unwrap_or_default()),
+        Some(other) => {
+            return Err(format!("a task that is neither running nor stopped: `{other}`"));
+        }
+        None => return Err("the task's status is missing".into()),
+    };
+    task.entry(ended)
+}
+
+/// One guest of `GET /nodes/{n}/qemu` or `/lxc`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuestEntry {
+    pub vmid: u32,
+    pub status: String,
+    pub lock: Option<String>,
+    pub template: bool,
+}
+
+pub fn guests(body: &[u8]) -> Result<Vec<GuestEntry>, String> {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default, deserialize_with = "number")]
+        vmid: Option<u64>,
+        #[serde(default, deserialize_with = "text")]
+        status: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        lock: Option<String>,
+        #[serde(default, deserialize_with = "flag")]
+        template: Option<bool>,
+    }
+    let one = |entry: Entry| {
+        Ok(GuestEntry {
+            vmid: vmid(entry.vmid).ok_or("a guest without a VMID")?,
+            // A missing status reads as unknown, which counts as running.
+            status: entry.status.unwrap_or_default(),
+            lock: entry.lock.filter(|lock| !lock.is_empty()),
+            template: entry.template == Some(true),
+        })
+    };
+    data::<Vec<Entry>>(body)?.into_iter().map(one).collect()
+}
+
+/// `GET /nodes/{n}/status`: seconds since the boot.
+pub fn uptime_seconds(body: &[u8]) -> Result<u64, String> {
+    #[derive(Deserialize)]
+    struct Status {
+        #[serde(default, deserialize_with = "number")]
+        uptime: Option<u64>,
+    }
+    data::<Status>(body)?.uptime.ok_or_else(|| "`uptime` is missing or garbled".into())
+}
+
+/// `GET /nodes/{n}/storage`: names of storages that are enabled but not active.
+pub fn storages_missing(body: &[u8]) -> Result<Vec<String>, String> {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default, deserialize_with = "text")]
+        storage: Option<String>,
+        #[serde(default, deserialize_with = "flag")]
+        enabled: Option<bool>,
+        #[serde(default, deserialize_with = "flag")]
+        active: Option<bool>,
+    }
+    let missing = |entry: &Entry| entry.enabled != Some(false) && entry.active != Some(true);
+    let name = |entry: Entry| entry.storage.ok_or_else(|| "a storage without a name".to_owned());
+    data::<Vec<Entry>>(body)?.into_iter().filter(missing).map(name).collect()
+}
+
+/// `GET /cluster/config/nodes`: configured votes by node; a missing key counts as 1.
+pub fn configured_votes(body: &[u8]) -> Result<BTreeMap<String, u32>, String> {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default, deserialize_with = "text")]
+        name: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        node: Option<String>,
+        #[serde(default)]
+        quorum_votes: Scalar,
+    }
+    let mut votes = BTreeMap::new();
+    for entry in data::<Vec<Entry>>(body)? {
+        let node = entry.name.or(entry.node).ok_or("a configured host without a name")?;
+        let count = match &entry.quorum_votes {
+            Scalar::Nothing => 1,
+            given => given
+                .number()
+                .and_then(|count| u32::try_from(count).ok())
+                .filter(|count| *count <= super::evidence::MOST_VOTES)
+                .ok_or_else(|| format!("the configured votes of {node} are garbled"))?,
+        };
+        votes.insert(node, count);
+    }
+    Ok(votes)
+}
+
+/// `GET /access/permissions`: path → privilege → whether it reaches deeper paths.
+pub fn permissions(body: &[u8]) -> Result<BTreeMap<String, BTreeMap<String, bool>>, String> {
+    let raw = data::<BTreeMap<String, BTreeMap<String, Scalar>>>(body)?;
+    // Presence is the grant; a garbled propagate flag grants on the path alone.
+    let plain = |(name, value): (String, Scalar)| (name, value.flag() == Some(true));
+    Ok(raw
+        .into_iter()
+        .map(|(path, rights)| (path, rights.into_iter().map(plain).collect()))
+        .collect())
+}
+
+/// `GET /nodes/{n}/{qemu|lxc}/{vmid}/config`: keys and values as written.
+pub fn guest_config(body: &[u8]) -> Result<BTreeMap<String, String>, String> {
+    let raw = data::<BTreeMap<String, Scalar>>(body)?;
+    Ok(raw.into_iter().filter_map(|(key, value)| Some((key, value.text()?))).collect())
+}
+
+/// `GET /nodes/{n}/qemu/{vmid}/migrate` (underscores) or `/lxc/…` (dashes).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Precondition {
+    pub allowed: Option<Vec<String>>,
+    /// Volume names of disks that are not shared.
+    pub local_disks: Vec<String>,
+    /// Devices that hold the guest where it is: not mapped, or mapped without live migration while
+    /// it runs.
+    pub local_devices: Vec<String>,
+}
+
+pub fn precondition(body: &[u8]) -> Result<Precondition, String> {
+    #[derive(Deserialize)]
+    struct Disk {
+        #[serde(default, deserialize_with = "text")]
+        volid: Option<String>,
+        #[serde(default, deserialize_with = "flag")]
+        shared: Option<bool>,
+    }
+    #[derive(Default, Deserialize)]
+    struct Mapping {
+        #[serde(default, rename = "live-migration", deserialize_with = "flag")]
+        live: Option<bool>,
+    }
+    #[derive(Deserialize)]
+    struct Wire {
+        #[serde(default, deserialize_with = "flag")]
+        running: Option<bool>,
+        #[serde(default, alias = "allowed-nodes")]
+        allowed_nodes: Option<Vec<String>>,
+        #[serde(default)]
+        local_disks: Option<Vec<Disk>>,
+        #[serde(default)]
+        local_resources: Option<Vec<String>>,
+        #[serde(default, rename = "mapped-resources")]
+        mapped: Option<Vec<String>>,
+        #[serde(default, rename = "mapped-resource-info")]
+        mapping: Option<BTreeMap<String, Mapping>>,
+    }
+    let wire = data::<Wire>(body)?;
+    let mapped = wire.mapped.unwrap_or_default();
+    let mapping = wire.mapping.unwrap_or_default();
+    let running = wire.running != Some(false);
+    let travels = |device: &str| {
+        let live = || mapping.get(device).is_some_and(|info| info.live == Some(true));
+        mapped.iter().any(|name| name == device) && (!running || live())
+    };
+    let mut local_devices = wire.local_resources.unwrap_or_default();
+    local_devices.extend(
+        mapped.iter().filter(|name| !local_devices.contains(name)).cloned().collect::<Vec<_>>(),
+    );
+    local_devices.retain(|device| !travels(device));
+    let mut local_disks = Vec::new();
+    for disk in wire.local_disks.unwrap_or_default() {
+        if disk.shared != Some(true) {
+            local_disks.push(disk.volid.ok_or("a local disk without a name")?);
+        }
+    }
+    Ok(Precondition { allowed: wire.allowed_nodes, local_disks, local_devices })
+}
+
+/// `GET /nodes/{n}/report`: plain text in a JSON string.
+pub fn report(body: &[u8]) -> Result<String, String> {
+    data::<Scalar>(body)?.text().ok_or_else(|| "the report is no text".into())
+}
+
+/// The answer of a POST: a UPID, or nothing.
+pub fn upid(body: &[u8]) -> Result<Option<String>, String> {
+    #[derive(Deserialize)]
+    struct Envelope {
+        #[serde(default)]
+        data: Scalar,
+    }
+    let answer: Envelope =
+        serde_json::from_slice(body).map_err(|why| format!("the answer cannot be read ({why})"))?;
+    Ok(answer.data.text().filter(|text| text.starts_with("UPID:")))
+}
+
+/// What went wrong, from an error's body: `message` and the text of every named parameter.
+pub fn error_text(body: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Wire {
+        #[serde(default, deserialize_with = "text")]
+        message: Option<String>,
+        #[serde(default)]
+        errors: Option<BTreeMap<String, Scalar>>,
+    }
+    let wire: Wire = serde_json::from_slice(body).ok()?;
+    let mut parts: Vec<String> =
+        wire.message.map(|message| message.trim().to_owned()).into_iter().collect();
+    for (parameter, why) in wire.errors.unwrap_or_default() {
+        parts.push(format!("{parameter}: {}", why.text().unwrap_or_default().trim()));
+    }
+    parts.retain(|part| !part.is_empty());
+    (!parts.is_empty()).then(|| parts.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_and_booleans_are_read_in_every_form_perl_gives_them() {
+        let parse = |json: &str| serde_json::from_str::<Scalar>(json).unwrap();
+        for (json, number, flag) in [
+            ("1", Some(1), Some(true)),
+            ("\"1\"", Some(1), Some(true)),
+            ("1.0", Some(1), None),
+            ("true", Some(1), Some(true)),
+            ("false", Some(0), Some(false)),
+            ("0", Some(0), Some(false)),
+            ("\"\"", None, Some(false)),
+            ("null", None, None),
+            ("-1", None, None),
+            ("\"3.0\"", Some(3), None),
+            ("[1]", None, None),
+            ("{\"a\":1}", None, None),
+            ("1e300", None, None),
+        ] {
+            assert_eq!((parse(json).number(), parse(json).flag()), (number, flag), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_status_without_a_cluster_is_never_a_cluster_of_one() {
+        let alone = br#"{"data":[{"type":"node","name":"pve1","nodeid":0,"online":1,"local":1}]}"#;
+        assert!(cluster_status(alone).unwrap_err().contains("no cluster"));
+        let garbled = br#"{"data":[{"type":"cluster","quorate":1},{"type":"node","name":"pve1"}]}"#;
+        assert!(cluster_status(garbled).unwrap_err().contains("`online` of pve1"));
+    }
+
+    #[test]
+    fn strings_for_numbers_read_the_same() {
+        let body = br#"{"data":[
+            {"type":"lxc","id":"lxc/203","vmid":"203","node":"pve3","status":"unknown","lock":"backup"},
+            {"type":"pool","pool":"x","id":"/pool/x"},
+            {"type":"storage","id":"storage/pve1/s","storage":"s","node":"pve1","shared":"1","status":"available"}]}"#;
+        let seen = resources(body).unwrap();
+        assert_eq!(seen.guests[0].vmid, 203);
+        assert!(seen.guests[0].container);
+        assert_eq!(seen.guests[0].lock.as_deref(), Some("backup"));
+        assert!(seen.storages[0].shared && seen.storages[0].available);
+    }
+
+    #[test]
+    fn a_mapped_device_travels_only_where_live_migration_is_marked() {
+        let body = |running: u8, live: &str| {
+            format!(
+                r#"{{"data":{{"running":{running},"allowed_nodes":["pve2"],"local_disks":[],
+                "local_resources":[],"mapped-resources":["hostpci0"],
+                "mapped-resource-info":{{"hostpci0":{{"name":"gpu"{live}}}}}}}}}"#
+            )
+        };
+        let devices =
+            |running, live| precondition(body(running, live).as_bytes()).unwrap().local_devices;
+        assert_eq!(devices(1, ""), ["hostpci0"]);
+        assert!(devices(1, r#","live-migration":1"#).is_empty());
+        assert!(devices(0, "").is_empty());
+    }
+
+    #[test]
+    fn containers_spell_their_precondition_with_dashes() {
+        let body = br#"{"data":{"running":0,"allowed-nodes":["pve2"],"not-allowed-nodes":{}}}"#;
+        assert_eq!(precondition(body).unwrap().allowed, Some(vec!["pve2".to_owned()]));
+    }
+
+    #[test]
+    fn an_error_tells_its_message_and_its_parameters() {
+        let body = br#"{"data":null,"errors":{"target":"target is local node."},"message":"Parameter verification failed.\n"}"#;
+        assert_eq!(
+            error_text(body).unwrap(),
+            "Parameter verification failed.; target: target is local node."
+        );
+        assert_eq!(error_text(b""), None);
+    }
+}
