@@ -24,7 +24,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("pve", &["cluster", "request", "site"]),
     ("wake", &["cluster", "request", "site"]),
     ("pretend", &["cluster", "request", "site"]),
-    ("journal", &["ledger"]),
+    ("journal", &["cluster", "undertaking", "ledger"]),
     ("sources", &["policy"]),
     ("execute", &["cluster", "request", "undertaking", "ledger", "gate", "journal", "site"]),
     ("status", &["cluster", "request", "policy", "undertaking", "ledger", "plan", "gate"]),
@@ -45,7 +45,7 @@ const FLOORS: &[(&str, &[&str])] = &[
             "sources",
         ],
     ),
-    ("control", &["status", "ledger", "service"]),
+    ("control", &["cluster", "status", "ledger", "service"]),
     ("web", &["status", "ledger", "service"]),
     ("notify", &["status", "ledger", "service"]),
 ];
