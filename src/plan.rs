@@ -11,19 +11,23 @@ pub mod desire;
 pub mod emptying;
 pub mod hold;
 pub mod placement;
+mod resting;
+mod waking;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
 
-use crate::cluster::{HostName, Moment, Observation, Question};
-use crate::ledger::Ledger;
+use crate::cluster::{HostName, Moment, Observation, Question, Tier, Vmid};
+use crate::ledger::{Ledger, Presence, Wants};
 use crate::policy::Policy;
 use crate::request::{Move, Request};
 use crate::undertaking::{Stage, UndertakingId};
 
 pub use desire::{Desire, HostState};
 pub use hold::{Hold, Reason};
+
+use placement::Promised;
 
 /// What ought to happen next, and why the rest does not.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -51,6 +55,7 @@ pub struct PlannedMove {
     pub requests: Vec<Request>,
 }
 
+/// An undertaking that ends without its purpose having been seen.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Ending {
     pub id: UndertakingId,
@@ -58,8 +63,212 @@ pub struct Ending {
     pub because: String,
 }
 
-/// The plan for this turn.
+/// Everything a plan is made from.
+pub struct Scene<'a> {
+    pub policy: &'a Policy,
+    pub seen: &'a Observation,
+    pub ledger: &'a Ledger,
+    pub now: Moment,
+}
+
+impl Scene<'_> {
+    /// Hosts of the policy, the cheapest tier first, then by name.
+    fn by_tier(&self) -> Vec<HostName> {
+        let mut hosts: Vec<(Tier, &HostName)> =
+            self.policy.hosts().iter().map(|(name, host)| (host.tier, name)).collect();
+        hosts.sort();
+        hosts.into_iter().map(|(_, name)| name.clone()).collect()
+    }
+
+    /// Whether something is in flight for a guest.
+    fn in_flight(&self, guest: Vmid) -> bool {
+        self.ledger.in_flight().any(|(_, _, asked)| asked.request.guest() == Some(guest))
+    }
+}
+
+impl Plan {
+    fn hold(&mut self, hold: Hold) {
+        if !self.holds.contains(&hold) {
+            self.holds.push(hold);
+        }
+    }
+
+    fn revisit(&mut self, at: Timestamp) {
+        self.revisit_at = Some(self.revisit_at.map_or(at, |known| known.min(at)));
+    }
+
+    /// Whether either host has as many migrations as the owner allows, in flight or planned.
+    fn links_busy(&self, scene: &Scene<'_>, one: &HostName, other: &HostName) -> bool {
+        let limit = scene.policy.migrations().per_host as usize;
+        let planned = self.moves.iter().flat_map(|planned| &planned.requests);
+        let in_flight = scene.ledger.in_flight().map(|(_, _, asked)| &asked.request);
+        let migrations: Vec<&Request> = planned
+            .chain(in_flight)
+            .filter(|request| matches!(request, Request::Migrate { .. }))
+            .collect();
+        let busy = |host: &HostName| {
+            migrations.iter().filter(|request| request.hosts().contains(&host)).count() >= limit
+        };
+        busy(one) || busy(other)
+    }
+}
+
+/// The plan for this turn: the order of the questions is the policy of the house.
 pub fn plan(policy: &Policy, seen: &Observation, ledger: &Ledger, now: Moment) -> Plan {
-    let _ = (policy, seen, ledger, now);
-    Plan::default()
+    let scene = Scene { policy, seen, ledger, now };
+    let mut plan = Plan::default();
+    ask_votes(&scene, &mut plan);
+    stand(&scene, &mut plan);
+    tell_doubts(&scene, &mut plan);
+    for host in scene.by_tier() {
+        waking::wake(&scene, &mut plan, &host);
+    }
+    // Without a whole look nothing is moved and nothing is switched off.
+    if seen.whole() {
+        let mut promised = Promised::default();
+        resting::rest(&scene, &mut plan, &mut promised);
+        placement::place(&scene, &mut plan, &mut promised);
+    } else {
+        let what = seen.gaps.first().map_or("the cluster was not seen".into(), ToString::to_string);
+        plan.hold(Hold::Unseen { what });
+    }
+    drop_unwanted(&scene, &mut plan);
+    edges(&scene, &mut plan);
+    plan
+}
+
+/// How every host stands and what is wanted of it, before anything is decided.
+fn stand(scene: &Scene<'_>, plan: &mut Plan) {
+    let rescued = desire::rescued(scene);
+    let hosts: BTreeSet<&HostName> =
+        scene.policy.hosts().keys().chain(scene.seen.hosts.keys()).collect();
+    for host in hosts {
+        plan.states.insert(host.clone(), desire::state(scene, host));
+        plan.desire.insert(host.clone(), desire::desire(scene, host, &rescued));
+    }
+    for (host, desire) in &plan.desire {
+        let wanted_by = desire.reasons.iter().find(|reason| match reason {
+            Reason::Window { .. } | Reason::LeaseAwake { .. } => true,
+            Reason::AlwaysOn
+            | Reason::Frozen { .. }
+            | Reason::Rescue { .. }
+            | Reason::LeaseRest { .. }
+            | Reason::Emptying { .. }
+            | Reason::Proving
+            | Reason::Ahead { .. }
+            | Reason::Unmanaged
+            | Reason::Nothing => false,
+        });
+        let record = scene.ledger.host(host);
+        if let Some(reason) = wanted_by
+            && record.presence == Presence::Awake
+            && !record.wanted
+        {
+            plan.claims.push((host.clone(), reason.to_string()));
+        }
+    }
+    // A host that came up, or is being watched on its way, is asked how far it is.
+    for host in scene.policy.hosts().keys() {
+        let record = scene.ledger.host(host);
+        if record.presence == Presence::Awake && record.ready.is_none() {
+            plan.questions.insert(Question::Readiness(host.clone()));
+        }
+    }
+}
+
+/// Votes for planning are read again when corosync.conf changed, and at no other time.
+fn ask_votes(scene: &Scene<'_>, plan: &mut Plan) {
+    let Some(version) = scene.seen.config_version else { return };
+    if scene.ledger.votes.as_ref().is_none_or(|(at, _)| *at != version) {
+        plan.questions.insert(Question::ConfiguredVotes);
+    }
+    if let Some(host) = &scene.seen.seen_from
+        && scene.ledger.device.as_ref().is_none_or(|(at, _, _)| *at != version)
+    {
+        plan.questions.insert(Question::Evidence(host.clone()));
+    }
+}
+
+/// Doubts that are told whatever else happens.
+fn tell_doubts(scene: &Scene<'_>, plan: &mut Plan) {
+    for (host, settings) in scene.policy.hosts() {
+        let look = scene.seen.hosts.get(host);
+        if scene.seen.quorate.is_some() && !look.is_some_and(|look| look.listed) {
+            plan.hold(Hold::UnknownHost { host: host.clone() });
+        }
+        let record = scene.ledger.host(host);
+        if plan.states.get(host) == Some(&HostState::Missing) {
+            plan.hold(Hold::HostMissing { host: host.clone() });
+        }
+        if let (Presence::Resting, Some(at_leave), Some(now)) =
+            (record.presence, record.config_version_at_leave, scene.ledger.config_version)
+            && now > at_leave
+        {
+            plan.hold(Hold::ConfigRose { host: host.clone(), at_leave, now });
+        }
+        let gone = matches!(plan.states.get(host), Some(HostState::Resting | HostState::Missing));
+        if settings.tier == Tier::Low && gone {
+            plan.hold(Hold::LowAbsent { host: host.clone() });
+        }
+    }
+    let wanted = desire::short_of_votes(scene);
+    match scene.policy.quorum().rescue {
+        crate::policy::Rescue::Tell => {
+            for host in wanted {
+                plan.hold(Hold::RescueTold { host });
+            }
+        }
+        crate::policy::Rescue::Wake => {
+            let members = scene.seen.members();
+            let anybody_left = scene.policy.hosts().keys().any(|host| !members.contains(host));
+            if scene.seen.quorate == Some(false) && !anybody_left {
+                let why = "every host of the policy is already up".into();
+                plan.hold(Hold::RescueImpossible { why });
+            }
+        }
+    }
+}
+
+/// Open undertakings that the plan no longer wants end, once nothing of theirs is in flight: a running
+/// migration is finished, never aborted.
+fn drop_unwanted(scene: &Scene<'_>, plan: &mut Plan) {
+    for one in scene.ledger.undertakings.values().filter(|one| one.open()) {
+        let wanted = plan.moves.iter().any(|planned| planned.purpose == one.purpose);
+        let ended = plan.endings.iter().any(|ending| ending.id == one.id);
+        if !wanted && !ended && one.in_flight.is_empty() {
+            let because = "it is no longer wanted, or held".to_owned();
+            plan.endings.push(Ending { id: one.id, stage: Stage::Dropped, because });
+        }
+    }
+}
+
+/// The next instants at which the plan may change by itself.
+fn edges(scene: &Scene<'_>, plan: &mut Plan) {
+    let now = scene.now.civil;
+    let mut edges: Vec<Timestamp> = Vec::new();
+    for (host, settings) in scene.policy.hosts() {
+        if settings.tier == Tier::Low {
+            continue;
+        }
+        if let Some((_, opening)) = scene.policy.next_opening(host, now) {
+            let lead = desire::lead(scene, host, settings);
+            edges.extend(opening.opens.checked_sub(lead).ok());
+            edges.push(opening.opens);
+        }
+        if let Some((_, opening)) = scene.policy.opening(host, now) {
+            edges.extend(opening.closes);
+        }
+    }
+    edges.extend(scene.ledger.leases.values().filter_map(|lease| lease.until));
+    edges.extend(plan.holds.iter().filter_map(Hold::until));
+    for edge in edges.into_iter().filter(|edge| *edge > now) {
+        plan.revisit(edge);
+    }
+}
+
+/// Whether a person granted the host a lease, an emptying or a proof after `since`.
+fn commanded_since(scene: &Scene<'_>, host: &HostName, since: Timestamp) -> bool {
+    let lease = scene.ledger.leases.get(host);
+    let asked = lease.is_some_and(|lease| lease.wants == Wants::Awake && lease.granted >= since);
+    asked || scene.ledger.proving.get(host).is_some_and(|asked| *asked >= since)
 }

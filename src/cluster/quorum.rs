@@ -296,7 +296,7 @@ mod tests {
                 }
             }
         }
-        assert_eq!(judged, 10_425);
+        assert_eq!(judged, 10_330);
     }
 
     #[test]

@@ -169,6 +169,31 @@ pub enum Hold {
         host: HostName,
         attempts: u32,
     },
+    /// A low host is off: its owner's affair.
+    LowAbsent {
+        host: HostName,
+    },
+    /// It joined long ago and is still not ready.
+    NotReady {
+        host: HostName,
+        why: String,
+    },
+    /// Our last power-off did nothing.
+    StopFailing {
+        host: HostName,
+        until: Timestamp,
+    },
+    /// Asked to power off long ago, and still a member.
+    SlowStop {
+        host: HostName,
+        since: Timestamp,
+    },
+    /// By the configured votes the cluster cannot spare it.
+    VotesShort {
+        host: HostName,
+        remaining: u32,
+        needed: u32,
+    },
     /// Another undertaking touches it.
     Busy {
         host: HostName,
@@ -275,6 +300,11 @@ impl Hold {
             Hold::NotOurs { .. } => "not_ours",
             Hold::WakeFailing { .. } => "wake_failing",
             Hold::WakeGivenUp { .. } => "wake_given_up",
+            Hold::LowAbsent { .. } => "low_absent",
+            Hold::NotReady { .. } => "not_ready",
+            Hold::StopFailing { .. } => "stop_failing",
+            Hold::SlowStop { .. } => "slow_stop",
+            Hold::VotesShort { .. } => "votes_short",
             Hold::Busy { .. } => "busy",
             Hold::GuestStays { .. } => "guest_stays",
             Hold::GuestWaits { .. } => "guest_waits",
@@ -301,6 +331,11 @@ impl Hold {
             | Hold::NotOurs { host }
             | Hold::WakeFailing { host, .. }
             | Hold::WakeGivenUp { host, .. }
+            | Hold::LowAbsent { host }
+            | Hold::NotReady { host, .. }
+            | Hold::StopFailing { host, .. }
+            | Hold::SlowStop { host, .. }
+            | Hold::VotesShort { host, .. }
             | Hold::Busy { host, .. }
             | Hold::GuestStays { host, .. }
             | Hold::GuestLocked { host, .. }
@@ -332,6 +367,11 @@ impl Hold {
             | Hold::NotOurs { .. }
             | Hold::WakeFailing { .. }
             | Hold::WakeGivenUp { .. }
+            | Hold::LowAbsent { .. }
+            | Hold::NotReady { .. }
+            | Hold::StopFailing { .. }
+            | Hold::SlowStop { .. }
+            | Hold::VotesShort { .. }
             | Hold::Busy { .. }
             | Hold::TaskRuns { .. }
             | Hold::HostMissing { .. }
@@ -347,6 +387,7 @@ impl Hold {
             Hold::Quiet { until, .. } | Hold::GuestWaits { until, .. } => *until,
             Hold::JustLeft { until, .. }
             | Hold::JustCame { until, .. }
+            | Hold::StopFailing { until, .. }
             | Hold::WakeFailing { until, .. } => Some(*until),
             Hold::WantedSoon { opens, .. } => Some(*opens),
             Hold::Unseen { .. }
@@ -357,6 +398,10 @@ impl Hold {
             | Hold::Unproven { .. }
             | Hold::NotOurs { .. }
             | Hold::WakeGivenUp { .. }
+            | Hold::LowAbsent { .. }
+            | Hold::NotReady { .. }
+            | Hold::SlowStop { .. }
+            | Hold::VotesShort { .. }
             | Hold::Busy { .. }
             | Hold::GuestStays { .. }
             | Hold::GuestLocked { .. }
@@ -402,6 +447,21 @@ impl Hold {
             }
             Hold::WakeGivenUp { host, .. } => {
                 format!("switch {host} on by hand, or try again with spot up {host}")
+            }
+            Hold::LowAbsent { host } => format!("switch {host} on"),
+            Hold::NotReady { host, .. } => {
+                format!(
+                    "look at {host}: its API, its quorum (`pvecm status`) and its storages (`pvesm status`)"
+                )
+            }
+            Hold::StopFailing { host, .. } => format!("look at {host}; spot asks again later"),
+            Hold::SlowStop { host, .. } => {
+                format!("look at the console of {host}: something there does not stop")
+            }
+            Hold::VotesShort { host, .. } => {
+                format!(
+                    "wake another host first, or let {host} stay on; `spot quorum` shows who may be off together"
+                )
             }
             Hold::Busy { .. } => "it goes on when that is over".into(),
             Hold::GuestStays { host, guest, why } => match why {
@@ -488,6 +548,20 @@ impl fmt::Display for Hold {
             Hold::WakeGivenUp { host, attempts } => write!(
                 f,
                 "{host} did not come up in {attempts} attempts, and spot has stopped trying"
+            ),
+            Hold::LowAbsent { host } => {
+                write!(f, "{host} is of tier low and off, and spot leaves that to its owner")
+            }
+            Hold::NotReady { host, why } => write!(f, "{host} is up and not ready: {why}"),
+            Hold::StopFailing { host, .. } => {
+                write!(f, "{host} did not take its last power-off; the next try waits")
+            }
+            Hold::SlowStop { host, since } => {
+                write!(f, "{host} was asked to power off at {since} and is still there")
+            }
+            Hold::VotesShort { host, remaining, needed } => write!(
+                f,
+                "{host} may sleep, but without it the cluster would have {remaining} votes where {needed} are needed"
             ),
             Hold::Busy { host, with } => write!(f, "{host} waits for something else: {with}"),
             Hold::GuestStays { host, guest, why } => {

@@ -1,1 +1,269 @@
-//! Not yet.
+//! Where each running guest belongs: the first host of its rule's `prefer` that is awake, ready,
+//! desired, not frozen and not leaving.
+//!
+//! A host that nobody wants receives no guest, so an emptied host whose power-off is held stays empty.
+//! Memory is a hard limit with a reserve; whatever was promised to a target earlier in the same turn
+//! counts.
+//!
+//! **Does not know:** why a host is awake, how a guest is moved.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::desire::HostState;
+use super::hold::{Hold, about};
+use super::{Plan, PlannedMove, Scene};
+use crate::cluster::{
+    Answer, GuestFacts, GuestKind, GuestSeen, HostName, Question, RunState, Vmid,
+};
+use crate::ledger::ParkedGuest;
+use crate::policy::{GuestRule, GuestTraits, LocalDisks};
+use crate::request::{Migration, Move, Request};
+
+/// What a guest's configuration said this long ago still holds for a plan. (PVE judges it again.)
+const FACTS_AGE: Duration = Duration::from_secs(300);
+/// A guest that failed to move waits this long, four times longer after each further failure …
+const FIRST_PAUSE: Duration = Duration::from_secs(60);
+/// … and at most this long.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+/// Memory kept free on a target: a tenth, and at least this.
+const LEAST_RESERVE_BYTES: u64 = 1 << 30;
+
+/// Memory promised to targets in this turn.
+#[derive(Default)]
+pub struct Promised(BTreeMap<HostName, u64>);
+
+/// Moves every guest that has a better place, and starts what was put away and may come back.
+pub fn place(scene: &Scene<'_>, plan: &mut Plan, promised: &mut Promised) {
+    for (vmid, guest) in &scene.seen.guests {
+        if guest.template || scene.in_flight(*vmid) {
+            continue;
+        }
+        if let Some(parked) = parked(scene, *vmid) {
+            bring_back(scene, plan, *vmid, guest, parked);
+        } else if guest.status == RunState::Running {
+            improve(scene, plan, promised, *vmid, guest);
+        }
+    }
+}
+
+fn parked<'a>(scene: &Scene<'a>, vmid: Vmid) -> Option<&'a ParkedGuest> {
+    scene.ledger.guests.get(&vmid).and_then(|record| record.parked.as_ref())
+}
+
+/// The rule that governs a guest; a name PVE has forgotten comes from the ledger.
+pub fn rule<'a>(scene: &Scene<'a>, vmid: Vmid, guest: &GuestSeen) -> Option<&'a GuestRule> {
+    let remembered = scene.ledger.guests.get(&vmid).and_then(|record| record.name.as_deref());
+    scene.policy.guest_rule(&GuestTraits {
+        vmid,
+        kind: guest.kind,
+        name: guest.name.as_deref().or(remembered),
+        tags: &guest.tags,
+        pool: guest.pool.as_deref(),
+    })
+}
+
+/// Whether guests may go to `host`: awake, ready, desired, not frozen, not leaving, not being emptied.
+pub fn eligible(scene: &Scene<'_>, plan: &Plan, host: &HostName) -> bool {
+    let awake = plan.states.get(host) == Some(&HostState::Awake);
+    let ready = scene.ledger.host(host).ready.is_some();
+    let desire = plan.desire.get(host);
+    let desired = desire.is_some_and(|desire| desire.awake && !desire.untouched);
+    awake && ready && desired && !scene.ledger.emptying.contains_key(host)
+}
+
+fn improve(
+    scene: &Scene<'_>,
+    plan: &mut Plan,
+    promised: &mut Promised,
+    vmid: Vmid,
+    guest: &GuestSeen,
+) {
+    let Some(rule) = rule(scene, vmid, guest).filter(|rule| !rule.pinned) else { return };
+    let frozen = scene.ledger.frozen.contains_key(&guest.host);
+    let up = scene.seen.hosts.get(&guest.host).is_some_and(|host| host.member == Some(true));
+    if frozen || !up {
+        return;
+    }
+    let Some(target) = rule.prefer.iter().find(|host| eligible(scene, plan, host)).cloned() else {
+        return;
+    };
+    if target == guest.host {
+        return;
+    }
+    let purpose = Move::Place(vmid, target.clone());
+    if let Some(hold) = paused(scene, vmid, &target) {
+        return plan.hold(hold);
+    }
+    if guest.lock.is_some() || plan.links_busy(scene, &guest.host, &target) {
+        // Wanted, and waiting for its turn.
+        plan.moves.push(PlannedMove { purpose, because: preferred(&target), requests: vec![] });
+        return;
+    }
+    match passage(scene, plan, vmid, guest, Some(rule)) {
+        Passage::Unknown => {}
+        Passage::Closed(why) => plan.hold(waits(vmid, &target, why)),
+        Passage::Open { how, local_disks } => {
+            if let Err(why) = fits(scene, promised, vmid, guest, &target) {
+                return plan.hold(waits(vmid, &target, why));
+            }
+            let (from, to, kind) = (guest.host.clone(), target.clone(), guest.kind);
+            let request = Request::Migrate { guest: vmid, kind, from, to, how, local_disks };
+            plan.moves.push(PlannedMove {
+                purpose,
+                because: preferred(&target),
+                requests: vec![request],
+            });
+        }
+    }
+}
+
+fn preferred(host: &HostName) -> String {
+    format!("its rule prefers {host}")
+}
+
+fn waits(guest: Vmid, host: &HostName, why: String) -> Hold {
+    Hold::GuestWaits { guest, host: Some(host.clone()), why, until: None }
+}
+
+/// A guest whose last request failed waits, longer each time.
+pub fn paused(scene: &Scene<'_>, guest: Vmid, host: &HostName) -> Option<Hold> {
+    let record = scene.ledger.guests.get(&guest)?;
+    let failed = record.last_failure?;
+    let pause = FIRST_PAUSE
+        .saturating_mul(4u32.saturating_pow(record.failures.saturating_sub(1).min(8)))
+        .min(LONGEST_PAUSE);
+    let until = failed + pause;
+    (scene.now.civil < until).then(|| Hold::GuestWaits {
+        guest,
+        host: Some(host.clone()),
+        why: format!(
+            "its last request failed ({} in a row), the next try is {} later",
+            record.failures,
+            about(pause)
+        ),
+        until: Some(until),
+    })
+}
+
+/// Starts a guest that spot put away, where it lies, once that host is wanted again.
+fn bring_back(
+    scene: &Scene<'_>,
+    plan: &mut Plan,
+    vmid: Vmid,
+    guest: &GuestSeen,
+    parked: &ParkedGuest,
+) {
+    if guest.status != RunState::Stopped || !eligible(scene, plan, &guest.host) {
+        return;
+    }
+    if let Some(hold) = paused(scene, vmid, &guest.host) {
+        return plan.hold(hold);
+    }
+    // PVE's own start of `onboot` guests goes first; ours would only meet its locks.
+    let question = Question::Readiness(guest.host.clone());
+    let startall = match scene.seen.answer(&question, FACTS_AGE) {
+        Some(Answer::Readiness(readiness)) => readiness.startall_done,
+        Some(_) => None,
+        None => {
+            plan.questions.insert(question);
+            return;
+        }
+    };
+    if startall == Some(false) {
+        plan.questions.insert(question);
+        return;
+    }
+    let lock_allows = guest.lock.as_deref().is_none_or(|lock| lock == "suspended");
+    if !lock_allows {
+        let (host, lock) = (guest.host.clone(), guest.lock.clone().unwrap_or_default());
+        return plan.hold(Hold::GuestLocked { host, guest: vmid, lock });
+    }
+    let host = guest.host.clone();
+    let request = Request::StartGuest { guest: vmid, kind: parked.kind, host: host.clone() };
+    plan.moves.push(PlannedMove {
+        purpose: Move::Place(vmid, host.clone()),
+        because: format!("spot put it away, and {host} is back"),
+        requests: vec![request],
+    });
+}
+
+/// Whether and how a running guest can change hosts.
+pub enum Passage {
+    Open {
+        how: Migration,
+        local_disks: bool,
+    },
+    Closed(String),
+    /// Its configuration was asked for.
+    Unknown,
+}
+
+/// How a running guest can leave its host, by its own configuration and its owner's rule.
+pub fn passage(
+    scene: &Scene<'_>,
+    plan: &mut Plan,
+    vmid: Vmid,
+    guest: &GuestSeen,
+    rule: Option<&GuestRule>,
+) -> Passage {
+    let restart = rule.is_some_and(|rule| rule.restart);
+    if guest.kind == GuestKind::Ct && !restart {
+        return Passage::Closed("it is a container, and no rule lets it move by a restart".into());
+    }
+    let Some(facts) = facts(scene, plan, vmid) else { return Passage::Unknown };
+    if let Some(device) = facts.local_devices.first() {
+        return Passage::Closed(format!("it uses {device} of its host"));
+    }
+    let disks = rule.map_or(LocalDisks::Replicated, |rule| rule.local_disks);
+    let local_disks = match (facts.local_disks.first(), disks) {
+        (None, LocalDisks::Move | LocalDisks::Replicated | LocalDisks::Stay) => false,
+        (Some(_), LocalDisks::Move) => true,
+        (Some(disk), LocalDisks::Replicated | LocalDisks::Stay) => {
+            return Passage::Closed(format!("its disk {disk} lies on its host"));
+        }
+    };
+    let how = match guest.kind {
+        GuestKind::Vm => Migration::Live,
+        GuestKind::Ct => Migration::Restart,
+    };
+    Passage::Open { how, local_disks }
+}
+
+/// A guest's configuration, or the question for it.
+pub fn facts<'a>(scene: &Scene<'a>, plan: &mut Plan, vmid: Vmid) -> Option<&'a GuestFacts> {
+    let question = Question::Guest(vmid);
+    match scene.seen.answer(&question, FACTS_AGE) {
+        Some(Answer::Guest(facts)) => Some(facts),
+        Some(_) | None => {
+            plan.questions.insert(question);
+            None
+        }
+    }
+}
+
+/// Whether a guest's memory fits on a target beside everything promised to it in this turn.
+pub fn fits(
+    scene: &Scene<'_>,
+    promised: &mut Promised,
+    vmid: Vmid,
+    guest: &GuestSeen,
+    target: &HostName,
+) -> Result<(), String> {
+    let remembered = scene.ledger.guests.get(&vmid).and_then(|record| record.memory_bytes);
+    let Some(needed) = guest.memory_bytes.or(remembered) else {
+        return Err("its memory is not known".into());
+    };
+    let Some(memory) = scene.seen.hosts.get(target).and_then(|host| host.memory) else {
+        return Err(format!("the memory of {target} is not known yet"));
+    };
+    let reserve = (memory.total_bytes / 10).max(LEAST_RESERVE_BYTES);
+    let taken = memory.used_bytes + promised.0.get(target).copied().unwrap_or(0);
+    let free = memory.total_bytes.saturating_sub(reserve).saturating_sub(taken);
+    if needed > free {
+        let missing = (needed - free).div_ceil(1 << 20);
+        return Err(format!("{target} lacks {missing} MiB of memory for it"));
+    }
+    *promised.0.entry(target.clone()).or_default() += needed;
+    Ok(())
+}
