@@ -6,6 +6,8 @@
 //!
 //! **Does not know:** how anything is drawn, or how a plan came about.
 
+mod agenda;
+
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -18,6 +20,8 @@ use crate::ledger::{Ledger, Wants};
 use crate::plan::{Hold, Plan, Reason};
 use crate::policy::{EvidencePolicy, Policy};
 use crate::undertaking::UndertakingId;
+
+pub use agenda::{Agenda, WindowShown};
 
 /// Version of every document here.
 pub const VERSION: u32 = 1;
@@ -192,24 +196,6 @@ pub struct Why {
     pub changes: Vec<String>,
 }
 
-/// What `spot agenda` shows: the coming windows.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Agenda {
-    pub version: u32,
-    pub cluster: Option<String>,
-    pub at: Timestamp,
-    pub days: u32,
-    pub windows: Vec<WindowShown>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct WindowShown {
-    pub opens: Timestamp,
-    pub closes: Option<Timestamp>,
-    pub host: HostName,
-    pub policy: String,
-}
-
 /// What the service knows beyond observation, ledger and plan.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Footing {
@@ -298,37 +284,6 @@ impl PlanShown {
             holds: status.holds.clone(),
             revisit_at: plan.revisit_at,
         }
-    }
-}
-
-/// Agendas reach this far at most, and list this many windows.
-const AGENDA_DAYS: u32 = 366;
-const AGENDA_WINDOWS: usize = 2_000;
-
-impl Agenda {
-    /// Every window that is open at `from` or opens within `days`.
-    pub fn of(policy: &Policy, cluster: Option<String>, from: Timestamp, days: u32) -> Agenda {
-        let days = days.min(AGENDA_DAYS);
-        let end = from + Duration::from_secs(u64::from(days) * 24 * 3600);
-        let mut windows = BTreeSet::new();
-        for rule in policy.rules() {
-            for window in &rule.run {
-                let mut next = window.open_at(from).or_else(|| window.next_after(from));
-                while let Some(opening) = next.filter(|opening| opening.opens < end) {
-                    if windows.len() >= AGENDA_WINDOWS {
-                        break;
-                    }
-                    windows.extend(rule.hosts.iter().map(|host| WindowShown {
-                        opens: opening.opens,
-                        closes: opening.closes,
-                        host: host.clone(),
-                        policy: rule.name.clone(),
-                    }));
-                    next = window.next_after(opening.opens.max(from));
-                }
-            }
-        }
-        Agenda { version: VERSION, cluster, at: from, days, windows: windows.into_iter().collect() }
     }
 }
 

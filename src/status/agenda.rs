@@ -1,0 +1,160 @@
+//! The coming windows, as the command line and the page show them.
+//!
+//! Windows only, as the owner wrote them: quiet hours hold a wake and remove no window. Instants are
+//! never clipped to the stretch that was asked for, and what overlaps or touches for one host and
+//! policy is one window, for nobody can see the seam.
+//!
+//! **Does not know:** what the cluster is doing.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
+
+use super::VERSION;
+use crate::cluster::HostName;
+use crate::policy::calendar::{Opening, Window};
+use crate::policy::{Policy, Rule};
+
+/// Agendas reach this far at most: as far as windows are looked for.
+const DAYS: u32 = 400;
+/// Windows of one policy; a list longer than that is read by nobody.
+const WINDOWS: usize = 100_000;
+/// Windows of one policy that run into each other, one after the other.
+const JOINS: usize = 10_000;
+
+/// What `spot agenda` shows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Agenda {
+    pub version: u32,
+    pub cluster: Option<String>,
+    pub at: Timestamp,
+    pub days: u32,
+    pub windows: Vec<WindowShown>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WindowShown {
+    pub host: HostName,
+    pub policy: String,
+    pub opens: Timestamp,
+    /// `null`: not known.
+    pub closes: Option<Timestamp>,
+}
+
+impl Agenda {
+    /// Every window that closes after `from` and opens before `days` times 24 hours are over, in
+    /// the order of opening, host, policy.
+    pub fn of(policy: &Policy, cluster: Option<String>, from: Timestamp, days: u32) -> Agenda {
+        let days = days.min(DAYS);
+        let end = from
+            .checked_add(Duration::from_secs(u64::from(days) * 24 * 3600))
+            .unwrap_or(Timestamp::MAX);
+        let mut windows = Vec::new();
+        for rule in policy.rules() {
+            for one in openings(&rule.run, from, end) {
+                windows.extend(rule.hosts.iter().map(|host| shown(rule, host, one)));
+            }
+        }
+        windows.sort_by(|a, b| (a.opens, &a.host, &a.policy).cmp(&(b.opens, &b.host, &b.policy)));
+        Agenda { version: VERSION, cluster, at: from, days, windows }
+    }
+}
+
+fn shown(rule: &Rule, host: &HostName, opening: Opening) -> WindowShown {
+    WindowShown {
+        host: host.clone(),
+        policy: rule.name.clone(),
+        opens: opening.opens,
+        closes: opening.closes,
+    }
+}
+
+/// When at least one of `windows` is open, as stretches without a seam.
+fn openings(windows: &[Window], from: Timestamp, end: Timestamp) -> Vec<Opening> {
+    let mut found = Vec::new();
+    let mut opens = began(windows, from).or_else(|| next(windows, from));
+    while let Some(start) = opens.filter(|start| *start < end && found.len() < WINDOWS) {
+        let closes = closes(windows, start);
+        found.push(Opening { opens: start, closes });
+        opens = closes.and_then(|closes| next(windows, closes));
+    }
+    found
+}
+
+/// When the stretch that holds at `at` began.
+fn began(windows: &[Window], at: Timestamp) -> Option<Timestamp> {
+    let earliest = |at| windows.iter().filter_map(|one| one.open_at(at)).map(|one| one.opens).min();
+    let mut start = earliest(at)?;
+    for _ in 0..JOINS {
+        let before = start.checked_sub(SignedDuration::from_nanos(1)).ok()?;
+        match earliest(before) {
+            Some(earlier) if earlier < start => start = earlier,
+            Some(_) | None => break,
+        }
+    }
+    Some(start)
+}
+
+/// When the stretch that begins at `start` is over; `None` if that is not known.
+fn closes(windows: &[Window], start: Timestamp) -> Option<Timestamp> {
+    let mut reached = start;
+    for _ in 0..JOINS {
+        let open: Vec<Opening> = windows.iter().filter_map(|one| one.open_at(reached)).collect();
+        if open.is_empty() {
+            return Some(reached);
+        }
+        // One unknown close makes the whole unknown.
+        let closes: Option<Vec<Timestamp>> = open.iter().map(|one| one.closes).collect();
+        reached = closes?.into_iter().max()?;
+    }
+    None
+}
+
+fn next(windows: &[Window], after: Timestamp) -> Option<Timestamp> {
+    windows.iter().filter_map(|one| one.next_after(after)).map(|one| one.opens).min()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(windows: &[(&str, &str)], from: &str, hours: i64) -> String {
+        let windows: Vec<Window> = windows
+            .iter()
+            .map(|(from, until)| Window::parse(from, until, "UTC").expect("a window"))
+            .collect();
+        let from: Timestamp = from.parse().expect("an instant");
+        let tell = |one: &Opening| {
+            let closes = one.closes.map_or("?".into(), |at| at.strftime("%dT%H:%M").to_string());
+            format!("{}-{closes}", one.opens.strftime("%dT%H:%M"))
+        };
+        let found = openings(&windows, from, from + SignedDuration::from_hours(hours));
+        found.iter().map(tell).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn what_overlaps_or_touches_is_one_window() {
+        let windows =
+            [("0 6 * * *", "3h"), ("0 8 * * *", "4h"), ("0 12 * * *", "1h"), ("0 20 * * *", "1h")];
+        assert_eq!(
+            told(&windows, "2026-11-23T10:00:00Z", 24),
+            "23T06:00-23T13:00 23T20:00-23T21:00 24T06:00-24T13:00"
+        );
+    }
+
+    #[test]
+    fn a_window_that_ends_where_the_stretch_begins_is_not_in_it() {
+        let windows = [("0 6 * * *", "3h")];
+        assert_eq!(told(&windows, "2026-11-23T09:00:00Z", 21), "");
+        assert_eq!(
+            told(&windows, "2026-11-23T08:59:59Z", 22),
+            "23T06:00-23T09:00 24T06:00-24T09:00"
+        );
+    }
+
+    #[test]
+    fn a_policy_without_windows_has_no_agenda() {
+        assert_eq!(told(&[], "2026-11-23T09:00:00Z", 24), "");
+    }
+}
