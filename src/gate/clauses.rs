@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::{Bounds, Case, EvidenceKind, Finding, Here, Mode};
+use super::{Case, EvidenceKind, Finding, Here, Mode};
 use crate::cluster::quorum::{device_fault, tally};
 use crate::cluster::{
     Answer, Evidence, GuestKind, GuestSeen, HostName, Observation, Question, RunState, Stamped,
@@ -836,25 +836,4 @@ pub(super) fn survivors_agree(case: &Case<'_>) -> Finding {
         }
     }
     content_unless(!questions.is_empty(), || Finding::Ask { questions, sentence: told })
-}
-
-/// Silences nothing: `Bounds` is named here so that its fields and the clauses stay side by side.
-#[expect(dead_code, reason = "a compile-time reminder that each bound has a clause")]
-fn each_bound_has_a_clause(bounds: &Bounds) {
-    let Bounds {
-        mode: _,              // rehearsal
-        spare: _,             // votes
-        evidence: _,          // evidence
-        may_rest: _,          // may_rest
-        may_stop_guests: _,   // may_stop_guest
-        may_start_guests: _,  // may_start_guest
-        never: _,             // never_low
-        frozen: _,            // frozen
-        commanded: _,         // rehearsal
-        here: _,              // not_here, own_guest
-        qnetd_on: _,          // votes
-        known_off: _,         // votes
-        config_changed_at: _, // config_settled
-        clock_sound: _,       // clock
-    } = bounds;
 }
