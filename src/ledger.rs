@@ -584,7 +584,12 @@ impl Ledger {
                 let key = HoldKey { code: code.clone(), host: host.clone(), guest: *guest };
                 self.held.remove(&key);
             }
-            Entry::Refused { .. } => {}
+            // Told by itself; until it is lifted it stands like any other hold.
+            Entry::Refused { request, clause, sentence } => {
+                let host = request.hosts().first().map(|host| (*host).clone());
+                let key = HoldKey { code: clause.clone(), host, guest: request.guest() };
+                self.held.insert(key, sentence.clone());
+            }
             Entry::PolicyTaken { commit } => self.policy = Some(commit.clone()),
             Entry::PolicyRefused { .. } => {}
         }
