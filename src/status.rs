@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cluster::{Answer, HostName, Moment, Observation, Question, Tier, Vmid};
 use crate::gate::{EvidenceKind, Here, Mode};
-use crate::ledger::{Ledger, Wants};
+use crate::ledger::{Ledger, VoteCount, Wants};
 use crate::plan::{Hold, Plan, Reason};
 use crate::policy::{EvidencePolicy, Policy};
 use crate::undertaking::UndertakingId;
@@ -27,8 +27,6 @@ pub use agenda::{Agenda, WindowShown};
 pub const VERSION: u32 = 1;
 /// Runtime votes older than this are history; then the configured ones are shown, and named so.
 const RUNTIME_VOTES_WITHIN: Duration = Duration::from_secs(60);
-/// Configured votes change by hand, about never; older than this they are not known any more.
-const CONFIGURED_VOTES_WITHIN: Duration = Duration::from_secs(24 * 3600);
 
 /// Everything there is to say after a turn.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -233,7 +231,7 @@ impl Status {
             mode: mode_word(footing.mode).into(),
             policy: footing.policy.clone(),
             quorate: seen.quorate,
-            votes: votes(seen),
+            votes: votes(seen, ledger),
             evidence: policy.map(|policy| evidence_word(policy.quorum().evidence).into()),
             here: here_word(&footing.here),
             hosts,
@@ -391,8 +389,8 @@ fn undertakings(ledger: &Ledger) -> Vec<UndertakingShown> {
 }
 
 /// The votes as the members count them now; else as configured; else unknown.
-fn votes(seen: &Observation) -> Votes {
-    runtime_votes(seen).or_else(|| configured_votes(seen)).unwrap_or_default()
+fn votes(seen: &Observation, ledger: &Ledger) -> Votes {
+    runtime_votes(seen).or_else(|| configured_votes(seen, ledger)).unwrap_or_default()
 }
 
 /// From the newest view of any member, for views of one ring agree.
@@ -423,18 +421,10 @@ fn runtime_votes(seen: &Observation) -> Option<Votes> {
     })
 }
 
-/// From corosync.conf and the members; a QDevice's votes are not in it.
-fn configured_votes(seen: &Observation) -> Option<Votes> {
-    let answer = seen.answer(&Question::ConfiguredVotes, CONFIGURED_VOTES_WITHIN)?;
-    let Answer::ConfiguredVotes(by_host) = answer else { return None };
+/// From corosync.conf and the members, as the ledger keeps them.
+fn configured_votes(seen: &Observation, ledger: &Ledger) -> Option<Votes> {
     seen.quorate?;
-    let expected = by_host.values().fold(0u32, |sum, votes| sum.saturating_add(*votes));
-    let members = seen.members();
-    let present = by_host
-        .iter()
-        .filter(|(host, _)| members.contains(*host))
-        .fold(0u32, |sum, (_, votes)| sum.saturating_add(*votes));
-    let needed = expected / 2 + 1;
+    let VoteCount { expected, present, needed } = ledger.vote_count(&seen.members())?;
     Some(Votes {
         expected: Some(expected),
         present: Some(present),
