@@ -149,3 +149,6 @@ impl Unheard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
