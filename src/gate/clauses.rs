@@ -268,14 +268,21 @@ pub(super) fn hosts_up(case: &Case<'_>) -> Finding {
 
 /// A guest is interrupted only where its owner's rule says so.
 pub(super) fn may_stop_guest(case: &Case<'_>) -> Finding {
-    let interrupts = match case.request {
-        Request::Migrate { how, .. } => *how == Migration::Restart,
-        Request::Hibernate { .. } | Request::ShutDownGuest { .. } => true,
-        Request::Wake { .. } | Request::StartGuest { .. } | Request::PowerOff { .. } => false,
-    };
     let allowed =
-        case.request.guest().is_some_and(|guest| case.bounds.may_stop_guests.contains(&guest));
-    content_unless(interrupts && !allowed, || {
+        |guests: &BTreeSet<_>| case.request.guest().is_some_and(|guest| guests.contains(&guest));
+    let denied = match case.request {
+        Request::Migrate { how: Migration::Restart, .. } => {
+            !allowed(&case.bounds.may_restart_guests)
+        }
+        Request::Hibernate { .. } | Request::ShutDownGuest { .. } => {
+            !allowed(&case.bounds.may_stop_guests)
+        }
+        Request::Migrate { how: Migration::Live | Migration::Offline, .. }
+        | Request::Wake { .. }
+        | Request::StartGuest { .. }
+        | Request::PowerOff { .. } => false,
+    };
+    content_unless(denied, || {
         let vmid = case.request.guest().map(|guest| guest.to_string()).unwrap_or_default();
         refuse(
             format!("no rule lets spot interrupt guest {vmid}"),

@@ -98,6 +98,7 @@ fn home(request: Request) -> World {
         evidence: EvidenceKind::Runtime,
         may_rest: all(),
         may_stop_guests: BTreeSet::from([Vmid(201)]),
+        may_restart_guests: BTreeSet::from([Vmid(201)]),
         may_start_guests: BTreeSet::from([Vmid(203)]),
         never: BTreeSet::from([host("host1")]),
         frozen: BTreeSet::new(),
@@ -273,7 +274,7 @@ fn dangers() -> Vec<(&'static str, World)> {
         ("may_stop_guest", changed(shut_down(), |w| w.bounds.may_stop_guests.clear())),
         (
             "may_stop_guest",
-            changed(migrate(Migration::Restart), |w| w.bounds.may_stop_guests.clear()),
+            changed(migrate(Migration::Restart), |w| w.bounds.may_restart_guests.clear()),
         ),
         ("own_guest", changed(shut_down(), |w| w.bounds.here = Here::Guest(Vmid(201)))),
         ("no_ha_stop", changed(shut_down(), |w| w.guest(201).ha = Some("started".into()))),

@@ -146,7 +146,9 @@ fn against(scene: &Scene<'_>, plan: &Plan, host: &HostName, settings: &Host) -> 
     if !commanded && let Some(opens) = wanted_soon(scene, &host, settings) {
         return Some(Hold::WantedSoon { host, opens });
     }
-    let vouched = settings.wake.proven && record.unproven_because.is_none();
+    // A proof counts for the ways it was seen with; an owner's word only until a wake was tried.
+    let vouched =
+        settings.wake.proven && record.proof.is_none() && record.unproven_because.is_none();
     let proven = record.proof.as_deref() == Some(settings.wake_print().as_str());
     if !commanded && !vouched && !proven {
         let changed = record.proof.is_some().then(|| "its wake settings changed".to_owned());

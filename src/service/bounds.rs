@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use crate::cluster::{GuestSeen, HostName, Observation, Tier, Vmid};
 use crate::gate::{Bounds, EvidenceKind};
 use crate::ledger::{HostRecord, Ledger, Presence, Wants};
-use crate::policy::{GuestTraits, Host, Otherwise, Policy, Serves};
+use crate::policy::{GuestRule, GuestTraits, Host, Otherwise, Policy, Serves};
 
 use super::Settings;
 
@@ -36,7 +36,8 @@ pub(super) fn bounds(
         spare: policy.quorum().spare,
         evidence: EvidenceKind::from(policy.quorum().evidence),
         may_rest: may_rest(policy, ledger, now),
-        may_stop_guests: may_stop_guests(policy, seen, ledger),
+        may_stop_guests: guests_where(policy, seen, ledger, stops),
+        may_restart_guests: guests_where(policy, seen, ledger, |rule| rule.restart),
         may_start_guests: parked.map(|(guest, _)| *guest).collect(),
         never: never(policy, seen),
         frozen: ledger.frozen.keys().cloned().collect(),
@@ -76,10 +77,15 @@ pub(super) fn proven(host: &Host, record: &HostRecord) -> bool {
     }
 }
 
-/// Guests whose owner lets them be stopped, hibernated or restarted.
-fn may_stop_guests(policy: &Policy, seen: &Observation, ledger: &Ledger) -> BTreeSet<Vmid> {
+/// Guests for whose rule `may` holds, as far as it is certain which rule is theirs.
+fn guests_where(
+    policy: &Policy,
+    seen: &Observation,
+    ledger: &Ledger,
+    may: fn(&GuestRule) -> bool,
+) -> BTreeSet<Vmid> {
     let by_name = policy.guest_rules().iter().any(|rule| rule.matches.name.is_some());
-    let may = |(vmid, guest): (&Vmid, &GuestSeen)| {
+    let ruled = |(vmid, guest): (&Vmid, &GuestSeen)| {
         let known = ledger.guests.get(vmid).and_then(|record| record.name.as_deref());
         let name = guest.name.as_deref().or(known);
         // A guest whose name is not known might fall to another rule: then to none.
@@ -93,14 +99,17 @@ fn may_stop_guests(policy: &Policy, seen: &Observation, ledger: &Ledger) -> BTre
             tags: &guest.tags,
             pool: guest.pool.as_deref(),
         };
-        let rule = policy.guest_rule(&traits)?;
-        let stops = match rule.otherwise {
-            Otherwise::Hibernate { .. } | Otherwise::ShutDown => true,
-            Otherwise::Migrate | Otherwise::KeepAwake => false,
-        };
-        (stops || rule.restart).then_some(*vmid)
+        policy.guest_rule(&traits).filter(|rule| may(rule)).map(|_| *vmid)
     };
-    seen.guests.iter().filter_map(may).collect()
+    seen.guests.iter().filter_map(ruled).collect()
+}
+
+/// The owner lets it be stopped when it has nowhere to go.
+fn stops(rule: &GuestRule) -> bool {
+    match rule.otherwise {
+        Otherwise::Hibernate { .. } | Otherwise::ShutDown => true,
+        Otherwise::Migrate | Otherwise::KeepAwake => false,
+    }
 }
 
 /// Hosts of tier low, and hosts that no policy names.
