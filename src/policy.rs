@@ -7,9 +7,15 @@
 //! **Does not know:** what is running now, or how any host is reached.
 
 pub mod calendar;
+mod carets;
 pub mod crontab;
+mod guests;
+mod hosts;
+mod reader;
+mod rules;
 pub mod scalars;
 pub mod text;
+mod yaml;
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
@@ -118,6 +124,10 @@ pub struct Host {
     /// Names of checks that keep it awake; what they run is in `spot.yaml`.
     pub busy_while: Vec<String>,
     pub watts: Option<Watts>,
+    /// Memory kept free of guests.
+    pub reserve: Reserve,
+    /// What may not keep it awake, though it would by default.
+    pub uninhibited: BTreeSet<Inhibitor>,
 }
 
 impl Host {
@@ -155,6 +165,45 @@ pub enum Ahead {
     /// By learned boot and move times.
     Auto,
     By(Duration),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reserve {
+    /// Of the host's whole memory.
+    Percent(u32),
+    Bytes(u64),
+}
+
+/// What keeps a host awake by default, each with a switch under `inhibit`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Inhibitor {
+    /// A backup to or from it, running or about to.
+    Backups,
+    /// A replication to or from it.
+    Replication,
+    /// Any running task on it that is not ours.
+    Tasks,
+    /// A lock on one of its guests.
+    Locks,
+    /// A Ceph monitor or disk that is still needed.
+    Ceph,
+    /// A service of PVE's HA manager.
+    Ha,
+    /// A guest tagged `spot-stay`.
+    StayTag,
+}
+
+impl Inhibitor {
+    /// Every inhibitor by its key.
+    pub const ALL: &[(&str, Inhibitor)] = &[
+        ("backups", Inhibitor::Backups),
+        ("replication", Inhibitor::Replication),
+        ("tasks", Inhibitor::Tasks),
+        ("locks", Inhibitor::Locks),
+        ("ceph", Inhibitor::Ceph),
+        ("ha", Inhibitor::Ha),
+        ("stay_tag", Inhibitor::StayTag),
+    ];
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -303,6 +352,12 @@ pub struct QuorumPolicy {
     pub rescue: Rescue,
 }
 
+impl Default for QuorumPolicy {
+    fn default() -> QuorumPolicy {
+        QuorumPolicy { spare: 0, evidence: EvidencePolicy::Runtime, rescue: Rescue::Wake }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EvidencePolicy {
     Runtime,
@@ -322,6 +377,12 @@ pub struct Migrations {
     pub per_host: u32,
     /// Bytes per second on the link; `None` unlimited.
     pub bandwidth: Option<u64>,
+}
+
+impl Default for Migrations {
+    fn default() -> Migrations {
+        Migrations { per_host: 1, bandwidth: None }
+    }
 }
 
 #[cfg(test)]
