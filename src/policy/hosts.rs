@@ -97,11 +97,12 @@ fn host(reader: &mut Reader<'_>, name: &str, at: &At<'_>, frame: &mut Frame) -> 
     draft
 }
 
-/// A host of which nothing but its name is known.
+/// A host of which nothing but its name is known. Its tier is the one that forbids nothing, so that
+/// a fault in it is not reported a second time by the checks over all files.
 fn plain(name: &HostName) -> Host {
     Host {
         node: name.0.clone(),
-        tier: Tier::Low,
+        tier: Tier::High,
         macs: Vec::new(),
         wake: WakeHints::default(),
         boot_within: BOOT_WITHIN,

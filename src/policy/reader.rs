@@ -67,7 +67,9 @@ impl<'n> Fields<'n> {
 
     /// A key that must stand here.
     pub fn need(&self, reader: &mut Reader<'_>, key: &str, help: &str) -> Option<At<'n>> {
-        if !self.has(key) {
+        // A misspelt key is reported where it stands, and is not missing as well.
+        let misspelt = |entry: &Entry| nearest(&entry.key, [key].into_iter()).is_some();
+        if !self.has(key) && !reader.full() && !self.entries.iter().any(misspelt) {
             reader.error(&self.place(), format!("the key `{key}` is missing"), help);
         }
         self.get(reader, key)

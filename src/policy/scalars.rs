@@ -49,6 +49,7 @@ pub fn duration(text: &str) -> Result<Duration, ValueFault> {
     while !rest.is_empty() {
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
         let (number, after) = rest.split_at(digits);
+        let after = after.trim_start();
         let letters = after.bytes().take_while(u8::is_ascii_alphabetic).count();
         let (word, after) = after.split_at(letters);
         let unit = match word {

@@ -290,13 +290,11 @@ fn names_are_unique(pages: &mut [Page<'_>]) {
 }
 
 fn some_host_exists(pages: &mut [Page<'_>], hosts: &BTreeMap<HostName, Host>) {
-    let described = pages.iter().any(|page| !page.reader.faults.is_empty());
     if hosts.is_empty()
         && let Some(Page { reader, .. }) = pages.first_mut()
     {
-        let message = if described { "no file describes a host" } else { "no host is described" };
         let help = "write `hosts:` with each host's tier, such as `host1: { tier: low }`";
-        reader.error(&Place { span: 0..0, path: String::new() }, message, help);
+        reader.error(&Place { span: 0..0, path: String::new() }, "no host is described", help);
     }
 }
 
@@ -443,4 +441,445 @@ fn once<T: Clone>(
         }
     }
     first.map(|(value, _)| value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Ahead, Inhibitor, OrElse, Otherwise, Reserve, Serves};
+    use std::time::Duration;
+
+    fn file(name: &str, text: &str) -> PolicyFile {
+        PolicyFile { name: name.into(), text: text.into() }
+    }
+
+    /// `file:line:column path: message; help`, one line per fault.
+    fn told(files: &[PolicyFile]) -> String {
+        let reading = read(files);
+        let errors = reading.faults.iter().any(|fault| fault.severity == Severity::Error);
+        assert_eq!(reading.refused(), errors, "only errors refuse, and all of them do");
+        let line = |fault: &Fault| {
+            let Fault { file, line, column, path, message, help, .. } = fault;
+            format!("{:?} {file}:{line}:{column} {path}: {message}; {help}\n", fault.severity)
+        };
+        reading.faults.iter().map(line).collect()
+    }
+
+    /// A sound policy, to which one thing is added or in which one is changed.
+    const SOUND: &str = r#"timezone: Europe/Berlin
+hosts:
+  host1: { tier: low }
+  host3: { tier: high, mac: "a8:a1:59:00:00:03" }
+policies:
+  - name: work
+    hosts: [host3]
+    run: [{ from: "0 8 * * Mon-Fri", for: 10h }]
+"#;
+
+    #[test]
+    fn the_reference_home_is_read_without_a_fault() {
+        let text = include_str!("../../policies/homelab.yaml");
+        let files = [file("policies/homelab.yaml", text)];
+        let Reading { policy, faults } = read(&files);
+        assert_eq!(render(&faults, &files), "");
+        let policy = policy.unwrap();
+        let host3 = policy.host(&"host3".into()).unwrap();
+        assert_eq!((host3.tier, host3.lease), (Tier::High, Duration::from_secs(4 * 3600)));
+        assert_eq!(host3.macs, ["a8:a1:59:00:00:03".parse().unwrap()]);
+        assert_eq!(policy.guest_rules().len(), 5);
+        assert!(policy.guest_rules()[0].pinned);
+        assert_eq!(policy.guest_rules()[0].otherwise, Otherwise::KeepAwake);
+        let hibernate = Otherwise::Hibernate { or: OrElse::KeepAwake };
+        assert_eq!(policy.guest_rules()[2].otherwise, hibernate);
+        let monday: Timestamp = "2026-11-23T09:00:00Z".parse().unwrap();
+        let (name, opening) = policy.opening(&"host2".into(), monday).unwrap();
+        assert_eq!(name, "office-hours");
+        assert_eq!(opening.closes, Some("2026-11-23T17:00:00Z".parse().unwrap()));
+        let (name, next) = policy.next_opening(&"host3".into(), monday).unwrap();
+        assert_eq!(name, "weekend-render");
+        assert_eq!(next.opens, "2026-11-28T08:00:00Z".parse().unwrap());
+        assert_eq!(policy.opening(&"host3".into(), monday), None);
+        let night: Timestamp = "2026-11-23T02:00:00Z".parse().unwrap();
+        assert!(policy.quiet_now(&"host3".into(), night).is_some());
+        assert!(policy.quiet_now(&"host3".into(), monday).is_none());
+    }
+
+    #[test]
+    fn every_key_of_the_language_is_read() {
+        let text = r#"
+timezone: Europe/Berlin
+hosts:
+  host1: { tier: low }
+  host2:
+    tier: medium
+    mac: ["a8:a1:59:00:00:02", A8-A1-59-00-00-12]
+    serves: [{ storage: pbs, busy_when: backups }, { qnetd: true }]
+  host3:
+    node: pve3
+    tier: high
+    mac: a8:a1:59:00:00:03
+    wake: { broadcast: 192.168.1.255, interface: vmbr0, password: { credential: wol-host3 }, relay: host1, proven: true }
+    boot_within: 6m
+    min_on: 30m
+    min_off: 0s
+    lease: 4h30m
+    quiet: [{ from: "0 22 * * *", to: "0 7 * * *" }]
+    busy_while: [ssh-sessions]
+    enforce: true
+    ahead: 10m
+    reserve: 2 GiB
+    inhibit: { backups: false, tasks: true }
+    watts: { off: 2, idle: 48.5, busy: 210 }
+guests:
+  - match: { vmid: 101, name: "web-*", tag: a, pool: p, type: vm }
+    prefer: host2
+    otherwise: migrate
+    local_disks: move
+    apart: web
+policies:
+  - name: nightly-backup
+    hosts: host2
+    for_backups: { storage: pbs, before: 10m }
+  - name: elsewhere
+    hosts: [host3]
+    timezone: America/New_York
+    run: [{ from: "0 0 8 * * 1-5", for: 8h }]
+    except: ["2026-12-24..2027-01-02", "05-01"]
+quorum: { spare: 1, evidence: configured, rescue: tell }
+migrations: { per_host: 2, bandwidth: 110 MiB/s }
+"#;
+        let files = [file("a.yaml", text)];
+        let Reading { policy, faults } = read(&files);
+        let policy = policy.unwrap_or_else(|| panic!("{}", render(&faults, &files)));
+        assert!(faults.iter().all(|fault| fault.message.contains("not acted on yet")));
+        assert_eq!(faults.len(), 7, "{}", render(&faults, &files));
+        let host3 = policy.host(&"host3".into()).unwrap();
+        assert_eq!((host3.node.as_str(), host3.enforce), ("pve3", true));
+        assert_eq!(host3.ahead, Ahead::By(Duration::from_secs(600)));
+        assert_eq!(host3.reserve, Reserve::Bytes(2 << 30));
+        assert_eq!(host3.uninhibited, BTreeSet::from([Inhibitor::Backups]));
+        assert_eq!(host3.wake.password.as_deref(), Some("wol-host3"));
+        assert!(host3.wake.proven);
+        let host2 = policy.host(&"host2".into()).unwrap();
+        assert_eq!((host2.macs.len(), &host2.serves[1]), (2, &Serves::Qnetd));
+        assert_eq!(policy.quorum().spare, 1);
+        assert_eq!(policy.migrations().bandwidth, Some(110 << 20));
+        let friday: Timestamp = "2026-11-27T20:00:00Z".parse().unwrap();
+        assert_eq!(policy.opening(&"host3".into(), friday).unwrap().0, "elsewhere");
+    }
+
+    #[test]
+    fn what_is_not_said_has_its_default() {
+        let policy = must_read(SOUND);
+        let host = policy.host(&"host3".into()).unwrap();
+        let minutes = |n: u64| Duration::from_secs(n * 60);
+        assert_eq!(
+            (host.boot_within, host.min_on, host.min_off),
+            (minutes(10), minutes(15), minutes(10))
+        );
+        assert_eq!((host.lease, host.enforce, host.ahead), (minutes(240), false, Ahead::Auto));
+        assert_eq!((policy.quorum().spare, policy.migrations().per_host), (0, 1));
+        assert_eq!(policy.migrations().bandwidth, None);
+    }
+
+    /// Replaced text, replacement, what the one error must say, and the text it must point at.
+    const WRONG: &[(&str, &str, &str, &str)] = &[
+        ("tier: high", "teir: high", "did you mean `tier`?", "teir"),
+        ("tier: high", "tier: hihg", "did you mean `high`?", "hihg"),
+        ("tier: high, mac", "mac", "the key `tier` is missing", "host3"),
+        ("[host3]", "[hots3]", "did you mean `host3`?", "hots3"),
+        ("[host3]", "[host1]", "always on and can have no window", "host1"),
+        ("[host3]", "[]", "no host is named", "[]"),
+        ("a8:a1:59:00:00:03", "a8:a1:59:00:00", "six pairs", "\"a8:a1:59:00:00\""),
+        ("a8:a1:59:00:00:03", "01:00:5e:00:00:01", "multicast", "\"01:00:5e:00:00:01\""),
+        ("a8:a1:59:00:00:03", "00:00:00:00:00:00", "all zeroes", "\"00:00:00:00:00:00\""),
+        ("\"0 8 * * Mon-Fri\"", "\"0 8 30 2 *\"", "never happens", "\"0 8 30 2 *\""),
+        ("\"0 8 * * Mon-Fri\"", "\"0 8 13 * Fri\"", "both the day", "\"0 8 13 * Fri\""),
+        ("\"0 8 * * Mon-Fri\"", "\"0 25 * * *\"", "does not fit", "\"0 25 * * *\""),
+        ("\"0 8 * * Mon-Fri\"", "* * * * *", "in quotes", "* * * * *"),
+        ("for: 10h", "to: \"0 8 * * 1-5\"", "close when it opens", "\"0 8 * * 1-5\""),
+        ("for: 10h", "for: -10h", "negative", "-10h"),
+        ("for: 10h", "for: 0s", "no time at all", "0s"),
+        ("for: 10h", "for: 10", "no unit", "10"),
+        ("for: 10h", "for: 99999999999w", "too long", "99999999999w"),
+        ("for: 10h", "for: 400d", "at most 366 days", "400d"),
+        (", for: 10h", "", "how the window ends", "{ from: \"0 8 * * Mon-Fri\" }"),
+        ("for: 10h", "for: 10h, to: \"0 9 * * *\"", "not both", "to"),
+        ("for: 10h", "for: 10h, until: 2h", "unknown key `until`", "until"),
+        ("Europe/Berlin", "Europe/Berln", "did you mean `Europe/Berlin`?", "Europe/Berln"),
+        ("    run:", "    when: price < 10\n    run:", "conditions on signals", "when"),
+        ("  - name: work\n    hosts", "  - hosts", "`name` is missing", "hosts: [host3]"),
+        ("    run: [{ from: \"0 8 * * Mon-Fri\", for: 10h }]\n", "", "not said when", "name: work"),
+        ("policies:", "policys:", "did you mean `policies`?", "policys"),
+        ("low }", "low, mac: [] }", "empty list", "[]"),
+        ("low }", "low, wake: { password: secret } }", "may not stand in a policy", "secret"),
+        ("low }", "low, wake: { relay: host1 } }", "cannot wake itself", "host1"),
+        ("low }", "low, wake: { broadcast: 192.168.1.256 } }", "not an IPv4", "192.168.1.256"),
+        ("low }", "low, watts: { off: 2, idle: 1, busy: 9 } }", "less when idle", "1"),
+        ("low }", "low, enforce: yes }", "neither true nor false", "yes"),
+        ("low }", "low, lease: }", "has no value", "lease"),
+        ("low }", "low, node: host3 }", "node `host3` already", "host3"),
+        ("low }", "low, mac: a8:a1:59:00:00:03 }", "host1's already", "\"a8:a1:59:00:00:03\""),
+        ("host1:", "host 1:", "cannot be the name", "host 1"),
+        ("host1: { tier: low }", "host1:", "nothing is said", "host1"),
+        ("host1: { tier: low }", "host1: low", "a mapping is wanted", "low"),
+        ("host1: { tier: low }", "host1: { tier: low, tier: low }", "twice", "tier"),
+        ("hosts: [host3]", "hosts: [host3]\n    except: [2026-02-30]", "not a date", "2026-02-30"),
+        (
+            "hosts: [host3]",
+            "hosts: [host3]\n    except: [01-01..12-31]",
+            "no date",
+            "{ from: \"0 8 * * Mon-Fri\", for: 10h }",
+        ),
+        ("policies:", "quorum: { spare: -1 }\npolicies:", "whole number", "-1"),
+        (
+            "policies:",
+            "quorum: { evidence: runtme }\npolicies:",
+            "did you mean `runtime`?",
+            "runtme",
+        ),
+        ("policies:", "migrations: { bandwidth: fast }\npolicies:", "not a bandwidth", "fast"),
+        (
+            "policies:",
+            "guests: [{ prefer: [host3] }]\npolicies:",
+            "`match` is missing",
+            "{ prefer: [host3] }",
+        ),
+        ("policies:", "guests: [{ match: {} }]\npolicies:", "nothing in particular", "{}"),
+        ("policies:", "guests: [{ match: { vmid: 99 } }]\npolicies:", "from 100", "99"),
+        (
+            "policies:",
+            "guests: [{ match: { any: true }, prefer: [host4] }]\npolicies:",
+            "did you mean",
+            "host4",
+        ),
+        (
+            "policies:",
+            "guests: [{ match: { any: true }, otherwise: hibernate }]\npolicies:",
+            "needs an `else`",
+            "hibernate",
+        ),
+        (
+            "policies:",
+            "guests: [{ match: { any: true }, otherwise: { hibernate: {} } }]\npolicies:",
+            "`else` is missing",
+            "hibernate",
+        ),
+        (
+            "policies:",
+            "guests: [{ match: { any: true }, pinned: true, otherwise: migrate }]\npolicies:",
+            "never moved",
+            "migrate",
+        ),
+        (
+            "policies:",
+            "guests: { match: { any: true } }\npolicies:",
+            "a list is wanted",
+            "{ match: { any: true } }",
+        ),
+    ];
+
+    #[test]
+    fn one_mistake_is_one_error_under_its_own_text() {
+        for (old, new, says, place) in WRONG {
+            assert!(SOUND.contains(old), "{old}");
+            let text = SOUND.replacen(old, new, 1);
+            let reading = read(&[file("a.yaml", &text)]);
+            let errors: Vec<&Fault> =
+                reading.faults.iter().filter(|fault| fault.severity == Severity::Error).collect();
+            let [fault] = errors[..] else { panic!("{new}: {}", told(&[file("a.yaml", &text)])) };
+            let said = format!("{}; {}", fault.message, fault.help);
+            assert!(said.contains(says), "{new}: {said}");
+            assert_eq!(&text[fault.span.clone()], *place, "{new}: {said}");
+            assert!(!fault.help.is_empty() && reading.policy.is_none());
+        }
+    }
+
+    /// As above, but the policy stands.
+    const DOUBTFUL: &[(&str, &str, &str)] = &[
+        (", mac: \"a8:a1:59:00:00:03\"", "", "can never be woken"),
+        ("timezone: Europe/Berlin\n", "", "read as UTC"),
+        ("for: 10h", "for: 30h", "opens again before it has closed"),
+        ("[host3]", "[host3, host3]", "stands here twice"),
+        (
+            "tier: high",
+            "tier: high, quiet: [{ from: \"0 6 * * *\", for: 14h }]",
+            "is quiet whenever",
+        ),
+        ("tier: high", "tier: high, busy_while: [ssh]", "not acted on yet"),
+        (
+            "policies:",
+            "guests: [{ match: { type: ct }, otherwise: { hibernate: { else: shutdown } } }]\npolicies:",
+            "cannot hibernate containers",
+        ),
+        (
+            "policies:",
+            "guests: [{ match: { any: true } }, { match: { tag: a } }]\npolicies:",
+            "takes every guest",
+        ),
+        (
+            "policies:",
+            "guests: [{ match: { any: true }, pinned: true, prefer: [host3] }]\npolicies:",
+            "no effect",
+        ),
+        ("    hosts: [host3]\n", "    hosts: [host4]\n", "no policy ever wakes host3"),
+    ];
+
+    #[test]
+    fn a_doubt_is_a_warning_and_refuses_nothing() {
+        for (old, new, says) in DOUBTFUL {
+            assert!(SOUND.contains(old), "{old}");
+            let mut text = SOUND.replacen(old, new, 1);
+            if says.contains("ever wakes") {
+                text += "guests: [{ match: { any: true }, prefer: [host3] }]\n";
+                text = text.replace(
+                    "  host3:",
+                    "  host4: { tier: high, mac: \"a8:a1:59:00:00:04\" }\n  host3:",
+                );
+            }
+            let reading = read(&[file("a.yaml", &text)]);
+            let said = told(&[file("a.yaml", &text)]);
+            assert_eq!(reading.faults.len(), 1, "{new}: {said}");
+            assert!(said.starts_with("Warning") && said.contains(says), "{new}: {said}");
+        }
+    }
+
+    #[test]
+    fn all_faults_of_all_files_are_told_at_once() {
+        let one = SOUND.replace("Mon-Fri", "Mon-Fry").replace("tier: low", "tier: lwo");
+        let two = "hosts:\n  host3: { tier: high, mac: \"a8:a1:59:00:00:03\" }\npolicies:\n  - name: work\n    hosts: [host9]\n    run: []\nquorum: {}\n";
+        let three = "quorum: { spare: 1 }\n";
+        let files = [file("c.yaml", three), file("a.yaml", &one), file("b.yaml", two)];
+        assert_eq!(
+            told(&files),
+            "Error a.yaml:3:18 hosts.host1.tier: `lwo` is not known here; did you mean `low`? It is `low`, `medium` or `high`\n\
+             Error a.yaml:8:19 policies[0].run[0].from: `Fry` does not fit the field for the day of the week; write a number from 0 to 7 or a name from sun to sat, `*` for any\n\
+             Error b.yaml:2:3 hosts.host3: host3 is described twice; keep one of them; the other is in a.yaml\n\
+             Warning b.yaml:4:5 policies[0]: no `timezone` is given, so times are read as UTC; write `timezone: Europe/Berlin` (or yours) at the top of this file\n\
+             Error b.yaml:4:11 policies[0].name: there are two policies named `work`; rename one of them; the other is in a.yaml\n\
+             Error b.yaml:5:13 policies[0].hosts[0]: no host is named `host9`; did you mean `host1`?\n\
+             Error b.yaml:6:10 policies[0].run: an empty list of windows; write `{ from: \"0 8 * * Mon-Fri\", for: 10h }`, or `to:` with a second cron expression\n\
+             Error c.yaml:1:1 quorum: `quorum` stands in two files; keep one of them; the other is in b.yaml\n"
+        );
+    }
+
+    #[test]
+    fn faults_are_drawn_under_the_line() {
+        let files = [file("policies/a.yaml", &SOUND.replace("[host3]", "[hots3]"))];
+        assert_eq!(
+            render(&read(&files).faults, &files),
+            r#"error: no host is named `hots3`
+ --> policies/a.yaml:7:13
+  |
+7 |     hosts: [hots3]
+  |             ^^^^^ policies[0].hosts[0]
+  |
+  = help: did you mean `host3`?
+
+1 error
+"#
+        );
+    }
+
+    #[test]
+    fn odd_texts_are_read_or_refused_but_never_misread() {
+        let marked = format!("\u{feff}{}", SOUND.replace('\n', "\r\n"));
+        assert_eq!(told(&[file("a.yaml", &marked)]), "");
+        let wrong = format!("\u{feff}{}", SOUND.replace("low", "lwo").replace('\n', "\r\n"));
+        assert!(told(&[file("a.yaml", &wrong)]).starts_with("Error a.yaml:3:18 "));
+        assert!(
+            render(&read(&[file("a.yaml", &wrong)]).faults, &[file("a.yaml", &wrong)])
+                .contains("^^^")
+        );
+        for (text, says) in [
+            ("", "no host is described"),
+            ("# nothing\n", "no host is described"),
+            ("[]", "a mapping is wanted"),
+            ("hosts: {}\n", "no host is described"),
+            ("hosts:\n", "`hosts` has no value"),
+            ("a: b: c\n", "not YAML"),
+            ("hosts: [\n", "not YAML"),
+            ("hosts: \"\n", "not YAML"),
+            ("\0", "YAML"),
+        ] {
+            let said = told(&[file("a.yaml", text)]);
+            assert!(said.contains(says), "{text:?}: {said}");
+        }
+        assert!(told(&[]).contains("there is no policy file here"));
+        let large = "#".repeat(LARGEST_FILE_BYTES + 1);
+        assert!(told(&[file("a.yaml", &large)]).contains("was not read"));
+        // What a broken file would have said is not held against the others.
+        let said = told(&[
+            file("a.yaml", "hosts: [\n"),
+            file(
+                "b.yaml",
+                "policies:\n- {name: a, hosts: [host3], run: [{from: 0 8 * * *, for: 1h}], timezone: UTC}\n",
+            ),
+        ]);
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+
+    #[test]
+    fn several_files_make_one_policy() {
+        let hosts = "timezone: Asia/Tokyo\nhosts: { host1: { tier: low }, host3: { tier: high, mac: \"a8:a1:59:00:00:03\" } }\nguests: [{ match: { tag: b } }]\n";
+        let rules = "timezone: UTC\nguests: [{ match: { tag: a } }]\npolicies: [{ name: a, hosts: [host3], run: [{ from: 0 8 * * *, for: 1h }] }]\n";
+        let files = [file("b.yaml", hosts), file("a.yaml", rules)];
+        assert_eq!(told(&files), "");
+        let policy = read(&files).policy.unwrap();
+        let tags: Vec<_> =
+            policy.guest_rules().iter().map(|rule| rule.matches.tag.clone().unwrap()).collect();
+        assert_eq!(tags, ["a", "b"]);
+        let opens = policy.next_opening(&"host3".into(), "2026-11-23T12:00:00Z".parse().unwrap());
+        assert_eq!(opens.unwrap().1.opens, "2026-11-24T08:00:00Z".parse().unwrap());
+    }
+
+    #[test]
+    fn hostile_files_end_soon_and_within_bounds() {
+        let many = |line: &str, count: usize| line.repeat(count);
+        let texts = [
+            format!(
+                "hosts:\n{}",
+                (0..20_000).map(|n| format!("  h{n}: {{ tier: hgh }}\n")).collect::<String>()
+            ),
+            format!(
+                "policies:\n{}",
+                many(
+                    "- { name: a, hosts: [x], run: [{ from: '* * * * * *', for: 1s }] }\n",
+                    10_000
+                )
+            ),
+            format!("policies:\n- name: a\n  hosts: [{}]\n", many("hostx,", 50_000)),
+            format!("? {}\n: x\n", many("k", 500_000)),
+            format!("hosts: {{ a: {{ mac: [{}] }} }}\n", many("z,", 90_000)),
+            format!("guests:\n{}", many("- { match: { any: true } }\n", 20_000)),
+        ];
+        for text in texts {
+            let files = [file("a.yaml", &text)];
+            let reading = read(&files);
+            assert!(reading.refused());
+            assert!(reading.faults.len() <= MOST_TOLD, "{}", reading.faults.len());
+            assert!(render(&reading.faults, &files).len() < 1 << 20);
+        }
+    }
+    const MOST_TOLD: usize = 201;
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(200))]
+        #[test]
+        fn no_text_makes_it_stumble(cut in 0usize..1000, put in "[\\PC\\n\\t:{}\\[\\]*&!#\"']{0,12}", drop in 0usize..30) {
+            let text = include_str!("../../policies/homelab.yaml");
+            let mut cut = cut * text.len() / 1000;
+            while !text.is_char_boundary(cut) { cut -= 1; }
+            let mut rest = (cut + drop).min(text.len());
+            while !text.is_char_boundary(rest) { rest -= 1; }
+            let rest = rest.max(cut);
+            let mutated = format!("{}{put}{}", &text[..cut], &text[rest..]);
+            let files = [file("a.yaml", &mutated)];
+            let reading = read(&files);
+            render(&reading.faults, &files);
+            for fault in &reading.faults {
+                proptest::prop_assert!(mutated.get(fault.span.clone()).is_some());
+            }
+        }
+    }
 }
