@@ -12,6 +12,8 @@ pub mod emptying;
 pub mod hold;
 pub mod placement;
 mod resting;
+#[cfg(test)]
+mod tests;
 mod waking;
 
 use std::collections::{BTreeMap, BTreeSet};
