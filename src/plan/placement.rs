@@ -17,7 +17,7 @@ use crate::cluster::{
     Answer, GuestFacts, GuestKind, GuestSeen, HostName, Question, RunState, Vmid,
 };
 use crate::ledger::ParkedGuest;
-use crate::policy::{GuestRule, GuestTraits, LocalDisks};
+use crate::policy::{GuestRule, GuestTraits, LocalDisks, Reserve};
 use crate::request::{Migration, Move, Request};
 
 /// What a guest's configuration said this long ago still holds for a plan. (PVE judges it again.)
@@ -26,7 +26,7 @@ const FACTS_AGE: Duration = Duration::from_secs(300);
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
 /// … and at most this long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
-/// Memory kept free on a target: a tenth, and at least this.
+/// Of a reserve given in percent, at least this is kept free on a target.
 const LEAST_RESERVE_BYTES: u64 = 1 << 30;
 
 /// Memory promised to targets in this turn.
@@ -257,7 +257,13 @@ pub fn fits(
     let Some(memory) = scene.seen.hosts.get(target).and_then(|host| host.memory) else {
         return Err(format!("the memory of {target} is not known yet"));
     };
-    let reserve = (memory.total_bytes / 10).max(LEAST_RESERVE_BYTES);
+    let reserve = match scene.policy.host(target).map(|host| host.reserve) {
+        Some(Reserve::Bytes(bytes)) => bytes,
+        Some(Reserve::Percent(percent)) => {
+            (memory.total_bytes / 100 * u64::from(percent)).max(LEAST_RESERVE_BYTES)
+        }
+        None => LEAST_RESERVE_BYTES,
+    };
     let taken = memory.used_bytes + promised.0.get(target).copied().unwrap_or(0);
     let free = memory.total_bytes.saturating_sub(reserve).saturating_sub(taken);
     if needed > free {

@@ -18,7 +18,7 @@ use crate::ledger::{Entry, Ledger, Wants, notice};
 use crate::policy::calendar::Window;
 use crate::policy::{
     Ahead, EvidencePolicy, GuestRule, Host, LocalDisks, Match, Migrations, OrElse, Otherwise,
-    Policy, QuorumPolicy, Rescue, Rule, WakeHints,
+    Policy, QuorumPolicy, Rescue, Reserve, Rule, WakeHints,
 };
 use crate::request::{Move, Request};
 
@@ -57,6 +57,8 @@ fn policy(rng: &mut Rng) -> Policy {
             serves: vec![],
             busy_while: vec![],
             watts: None,
+            reserve: Reserve::Percent(10),
+            uninhibited: BTreeSet::new(),
         };
         hosts.insert(HostName::from(*name), host);
     }
