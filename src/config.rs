@@ -304,10 +304,7 @@ impl Reader {
     fn config(&mut self, root: &Node) -> Option<Config> {
         let entries = self.entries(root, "spot.yaml", &KEYS)?;
         let get = |key: &str| entries.get(key).copied();
-        let authority = match get("ca") {
-            Some(node) => Some(self.authority(node)),
-            None => None,
-        };
+        let authority = get("ca").map(|node| self.authority(node));
         let hosts = match get("hosts") {
             Some(node) => self.hosts(node, authority.as_ref()),
             None => self.fault(

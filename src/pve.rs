@@ -11,6 +11,8 @@
 //! limit and answers from caches.
 //!
 //! Jobs run on the caller's thread (`spawn_local`): run a [`Live`] inside a `tokio::task::LocalSet`.
+//! On a clock that leaps, the site's owner counts as at work except while it waits inside one of the
+//! site's methods; the site holds the [`Working`] for it, so the owner needs none.
 //!
 //! **Does not know:** policies, plans, the gate, the ledger.
 
@@ -26,7 +28,10 @@ mod look;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -105,6 +110,8 @@ pub struct Live<T, W, C> {
     core: Rc<Core<T, C>>,
     waker: W,
     clock: C,
+    /// The owner's guard; away only while the owner rests here.
+    turn: RefCell<Option<Working>>,
     /// Aborted when the site is dropped.
     jobs: JoinSet<()>,
 }
@@ -158,7 +165,8 @@ impl<T: Transport, W: Waker, C: Clock> Live<T, W, C> {
             lanes: RefCell::default(),
             board: RefCell::default(),
         };
-        Live { core: Rc::new(core), waker, clock, jobs: JoinSet::new() }
+        let turn = RefCell::new(Some(clock.working()));
+        Live { core: Rc::new(core), waker, clock, turn, jobs: JoinSet::new() }
     }
 
     fn begin_look(&mut self) {
@@ -262,11 +270,9 @@ impl<T: Transport, W: Waker, C: Clock> Site for Live<T, W, C> {
     }
 
     async fn wait_until(&self, at: Moment) {
-        drop(self.clock.rest_until(at.monotonic, self.clock.working()).await);
+        Resting::until(at.monotonic, &self.turn, &self.clock).await;
     }
 
-    /// The caller holds no [`Working`] meanwhile: on a clock that leaps, a server lets time pass
-    /// only while nobody but those who wait for it is at work.
     async fn observe(&mut self, questions: &[Question]) -> Observation {
         self.reap();
         let began = self.clock.now();
@@ -277,7 +283,6 @@ impl<T: Transport, W: Waker, C: Clock> Site for Live<T, W, C> {
             board.listener = Some(listener);
             board.answers.retain(|_, stamped| began.since(stamped.asked) <= FORGET_AFTER);
         }
-        let mut working = self.clock.working();
         self.begin_look();
         for question in questions.iter().filter(|question| !after_look(question)) {
             self.begin_asking(question);
@@ -299,13 +304,9 @@ impl<T: Transport, W: Waker, C: Clock> Site for Live<T, W, C> {
             }
             tokio::select! {
                 biased;
-                ended = ends.recv() => {
-                    working = ended.expect("the board holds a listener while this observes");
-                }
-                rested = self.clock.rest_until(deadline, working) => {
-                    working = rested;
-                    break;
-                }
+                // The ended job's guard is dropped here, when the owner's is back.
+                _ended = ends.recv() => {}
+                () = Resting::until(deadline, &self.turn, &self.clock) => break,
             }
         }
         self.core.board.borrow_mut().listener = None;
@@ -316,15 +317,11 @@ impl<T: Transport, W: Waker, C: Clock> Site for Live<T, W, C> {
             };
             questions.iter().filter(open).collect()
         };
-        let seen = self.picture(began, &late);
-        drop(working);
-        seen
+        self.picture(began, &late)
     }
 
-    /// The caller holds no [`Working`] meanwhile.
     async fn perform(&self, request: &Request) -> Answered {
-        let working = self.clock.working();
-        let answered = match request {
+        match request {
             Request::Wake { ways, .. } => match self.waker.volley(ways).await {
                 Ok((packets, by)) => Answered::Sent { packets, by },
                 Err(sentence) => Answered::Undelivered { sentence },
@@ -337,9 +334,37 @@ impl<T: Transport, W: Waker, C: Clock> Site for Live<T, W, C> {
                 Ok((to, path, params)) => self.core.client.post(&to, path, params).await,
                 Err(sentence) => Answered::Refused { sentence },
             },
-        };
-        drop(working);
-        answered
+        }
+    }
+}
+
+/// The owner's rest: gives up its guard, and takes one again however the rest ends.
+struct Resting<'a, C: Clock> {
+    turn: &'a RefCell<Option<Working>>,
+    clock: &'a C,
+    sleep: Pin<Box<dyn Future<Output = Working> + 'a>>,
+}
+
+impl<'a, C: Clock> Resting<'a, C> {
+    fn until(at: Duration, turn: &'a RefCell<Option<Working>>, clock: &'a C) -> Resting<'a, C> {
+        let working = turn.borrow_mut().take().unwrap_or_else(|| clock.working());
+        Resting { turn, clock, sleep: Box::pin(clock.rest_until(at, working)) }
+    }
+}
+
+impl<C: Clock> Future for Resting<'_, C> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let rested = self.sleep.as_mut().poll(context);
+        rested.map(|working| *self.turn.borrow_mut() = Some(working))
+    }
+}
+
+impl<C: Clock> Drop for Resting<'_, C> {
+    /// Before the sleep itself goes, or time could leap in between.
+    fn drop(&mut self) {
+        self.turn.borrow_mut().get_or_insert_with(|| self.clock.working());
     }
 }
 

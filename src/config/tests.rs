@@ -1,4 +1,6 @@
 //! `spot.yaml` says what it means, or is refused whole with every fault at its line.
+//!
+//! **Does not know:** what is done with it.
 
 use std::fs;
 

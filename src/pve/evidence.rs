@@ -178,8 +178,11 @@ fn excuse(text: &str) -> String {
     }
 }
 
+/// Rows by node number, and the QDevice's votes.
+type Membership = (Vec<(u32, MemberVotes)>, Option<u32>);
+
 /// The membership table: rows by node number, and the votes of the `0 N Qdevice` row.
-fn membership(text: &str) -> Result<(Vec<(u32, MemberVotes)>, Option<u32>), String> {
+fn membership(text: &str) -> Result<Membership, String> {
     let mut lines = text.lines().skip_while(|line| !line.trim_start().starts_with("Nodeid"));
     let header = lines.next().ok_or("`pvecm status` shows no membership table")?;
     let with_device = header.split_whitespace().any(|column| column == "Qdevice");

@@ -44,7 +44,8 @@ pub async fn look<T: Transport, C: Clock>(asking: &mut Asking<'_, T, C>) -> Look
     let core = asking.core();
     let client = &core.client;
     let mut told = Vec::new();
-    for host in candidates(&core.endpoints, &core.board.borrow(), look.began) {
+    let hosts = candidates(&core.endpoints, &core.board.borrow(), look.began);
+    for host in hosts {
         match asking.at(&host, client.cluster_status(&host)).await {
             Ok(status) => {
                 look.from = Some(host.clone());

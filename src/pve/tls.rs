@@ -17,7 +17,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, HeaderValue};
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -343,7 +343,9 @@ impl TlsTransport {
         let mut request = request.header(AUTHORIZATION, self.authorization.clone());
         if !in_query {
             let form = "application/x-www-form-urlencoded";
-            request = request.header(CONTENT_TYPE, form).body(params);
+            // Always a length: PVE refuses chunked bodies, and an empty one would go without.
+            request = request.header(CONTENT_TYPE, form).header(CONTENT_LENGTH, params.len());
+            request = request.body(params);
         }
         let mut response = request.send().await.map_err(Failure::Http)?;
         let status = response.status();

@@ -29,7 +29,7 @@ impl Scalar {
     pub fn number(&self) -> Option<u64> {
         let whole = |real: f64| {
             // Above 2^53 a float is no exact count of anything.
-            (real >= 0.0 && real <= 9_007_199_254_740_992.0 && real.fract() == 0.0)
+            ((0.0..=9_007_199_254_740_992.0).contains(&real) && real.fract() == 0.0)
                 .then_some(real as u64)
         };
         match self {

@@ -1,4 +1,6 @@
 //! Reports of real servers read as what they show; anything less is an error, never a figure.
+//!
+//! **Does not know:** where reports come from.
 
 use proptest::prelude::*;
 
