@@ -10,9 +10,10 @@
 //! asked at that host's own address and never through another, because PVE forwards with a time
 //! limit and answers from caches.
 //!
-//! Jobs run on the caller's thread (`spawn_local`): run a [`Live`] inside a `tokio::task::LocalSet`.
-//! On a clock that leaps, the site's owner counts as at work except while it waits inside one of the
-//! site's methods; the site holds the [`Working`] for it, so the owner needs none.
+//! Jobs run on the caller's thread (`spawn_local`): run a [`Live`] inside a
+//! `tokio::task::LocalSet`. On a clock that leaps, the site's owner counts as at work except while
+//! it waits inside one of the site's methods; the site holds the [`Working`] for it, so the owner
+//! needs none.
 //!
 //! **Does not know:** policies, plans, the gate, the ledger.
 
@@ -426,8 +427,8 @@ impl Endpoints {
         }
     }
 
-    /// The node's name for a path. `localhost` is whoever is asked, so it names nobody; anything but
-    /// PVE's own characters could lead elsewhere.
+    /// The node's name for a path. `localhost` is whoever is asked, so it names nobody; anything
+    /// but PVE's own characters could lead elsewhere.
     fn plain_node<'a>(&'a self, host: &'a HostName) -> Result<&'a str, String> {
         let node = self.node(host);
         let plain = |b: u8| b.is_ascii_alphanumeric() || b == b'-';

@@ -20,7 +20,8 @@ pub trait Site {
     /// Sleeps until `at` (by its monotonic face).
     fn wait_until(&self, at: Moment) -> impl Future<Output = ()>;
 
-    /// One quiet look (at most 3 API requests), with the answers to `questions` as far as they came.
+    /// One quiet look (at most 3 API requests), with the answers to `questions` as far as they
+    /// came.
     ///
     /// Returns within 5 s and never fails: what is late or missing is a gap. Slow answers are
     /// gathered beside the turn and come with a later observation.
@@ -33,8 +34,8 @@ pub trait Site {
 /// Where time comes from. Nothing below the faces asks the operating system.
 ///
 /// In the demo and in tests time *leaps*: it stands still while anybody works and jumps to the next
-/// deadline when everybody waits. So whoever is at work holds a [`Working`], and gives it up only by
-/// [`Clock::rest_until`] or by ending.
+/// deadline when everybody waits. So whoever is at work holds a [`Working`], and gives it up only
+/// by [`Clock::rest_until`] or by ending.
 pub trait Clock: Clone + 'static {
     fn now(&self) -> Moment;
 
@@ -155,7 +156,8 @@ const CLOCK_STATE_HOLDS: Duration = Duration::from_secs(300);
 /// `timedatectl` starts a service over D-Bus; without one it may hang.
 const CLOCK_STATE_LIMIT: Duration = Duration::from_secs(10);
 
-/// Real time. Whether it can be trusted is asked of systemd in the background, so that nobody waits.
+/// Real time. Whether it can be trusted is asked of systemd in the background, so that nobody
+/// waits.
 #[derive(Clone, Debug)]
 pub struct RealClock {
     began: tokio::time::Instant,

@@ -1,10 +1,10 @@
 //! Magic packets and the sockets they leave by.
 //!
 //! A packet to 255.255.255.255 leaves by whichever interface the kernel's routes say, without an
-//! error when that is the wrong one. So each volley leaves by *every* local interface: one socket per
-//! address, bound to it (and to its interface where that is permitted), to the subnet's own broadcast
-//! address and to 255.255.255.255, at ports 9 and 7. What a network card needs among these was
-//! measured; the rest does no harm.
+//! error when that is the wrong one. So each volley leaves by *every* local interface: one socket
+//! per address, bound to it (and to its interface where that is permitted), to the subnet's own
+//! broadcast address and to 255.255.255.255, at ports 9 and 7. What a network card needs among
+//! these was measured; the rest does no harm.
 //!
 //! That the kernel took a packet says nothing about the host: whether it woke is seen later.
 //!

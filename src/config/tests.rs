@@ -4,9 +4,11 @@
 
 use std::fs;
 
+use super::reading::KEYS;
 use super::*;
 
-const PIN: &str = "3A:41:0E:6D:52:9C:77:18:B0:F3:2D:64:AE:95:01:CC:8B:1F:E0:36:5A:D9:47:82:6E:13:FB:C4:90:2B:75:D8";
+const PIN: &str = "3A:41:0E:6D:52:9C:77:18:B0:F3:2D:64:AE:95:01:CC:\
+                   8B:1F:E0:36:5A:D9:47:82:6E:13:FB:C4:90:2B:75:D8";
 
 /// A folder with a token file and the given `spot.yaml`, read.
 fn read(yaml: &str) -> Result<Config, Vec<String>> {

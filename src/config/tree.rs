@@ -1,8 +1,9 @@
 //! A small YAML file as a tree that remembers on which line everything stands.
 //!
 //! Every fault of `spot.yaml` is told at once and with its line, so the text is read here as plain
-//! scalars, lists and mappings; what they mean is decided by whoever walks the tree. Anchors, aliases,
-//! tags and keys that stand twice are refused: they make such a file say something else than it shows.
+//! scalars, lists and mappings; what they mean is decided by whoever walks the tree. Anchors,
+//! aliases, tags and keys that stand twice are refused: they make such a file say something else
+//! than it shows.
 //!
 //! **Does not know:** any key.
 

@@ -1,9 +1,9 @@
 //! Typed calls of PVE's API over any [`Transport`], and what its refusals mean.
 //!
-//! PVE says what went wrong in many places: an empty body and a reason phrase (401, 595 to 599, every
-//! error up to 8.3), a `message`, named parameters. Here each becomes one sentence with what would
-//! mend it. For a request that changes something the question is whether it *may have been done*:
-//! clearly refused, clearly never delivered, or ambiguous and to be looked up.
+//! PVE says what went wrong in many places: an empty body and a reason phrase (401, 595 to 599,
+//! every error up to 8.3), a `message`, named parameters. Here each becomes one sentence with what
+//! would mend it. For a request that changes something the question is whether it *may have been
+//! done*: clearly refused, clearly never delivered, or ambiguous and to be looked up.
 //!
 //! **Does not know:** when to ask what, what is kept, what the owner wants.
 
@@ -243,8 +243,8 @@ fn unauthorised(to: &HostName, token: &str, text: &str) -> String {
     let (user, name) = token.split_once('!').unwrap_or((token, "spot"));
     format!(
         "{to} does not accept the token {token}: {text} (is it there, not expired, and its secret \
-         right? `pveum user token list {user}` shows it, `pveum user token add {user} {name}` makes \
-         a new one)"
+         right? `pveum user token list {user}` shows it, `pveum user token add {user} {name}` \
+         makes a new one)"
     )
 }
 

@@ -1,13 +1,13 @@
 //! Reads the text of `GET /nodes/{n}/report` into [`Evidence`]: votequorum's runtime state as one
 //! member shows it, corosync.conf, and every guest there is.
 //!
-//! The report is the only answer of PVE that shows votes as counted now, and the only one that tells
-//! a dead QDevice from none. It is text for people, so reading is tolerant of spacing, order and
-//! further lines, and strict about meaning: what is missing, garbled or doubtful is an error that
-//! names it. A figure is never guessed, for a power-off is judged by it.
+//! The report is the only answer of PVE that shows votes as counted now, and the only one that
+//! tells a dead QDevice from none. It is text for people, so reading is tolerant of spacing, order
+//! and further lines, and strict about meaning: what is missing, garbled or doubtful is an error
+//! that names it. A figure is never guessed, for a power-off is judged by it.
 //!
-//! Descriptions of guests stand in the same text and may imitate a heading; so a heading counts only
-//! inside its own section, and one that stands there twice makes the report unreadable.
+//! Descriptions of guests stand in the same text and may imitate a heading; so a heading counts
+//! only inside its own section, and one that stands there twice makes the report unreadable.
 //!
 //! **Does not know:** what follows from the figures, and when they were asked for.
 
@@ -386,7 +386,8 @@ fn guests(report: &str) -> Result<BTreeMap<Vmid, RunState>, String> {
     Ok(guests)
 }
 
-/// `VMID NAME STATUS MEM(MB) BOOTDISK(GB) PID`: from the right, for a nameless VM is called `VM 100`.
+/// `VMID NAME STATUS MEM(MB) BOOTDISK(GB) PID`: from the right, for a nameless VM is called `VM
+/// 100`.
 fn vm_status(words: &[&str]) -> Option<usize> {
     let at = words.len().checked_sub(4)?;
     let figures = words[at + 1..].iter().all(|word| word.parse::<f64>().is_ok());

@@ -1,8 +1,8 @@
 //! At most two reads at once at each host.
 //!
 //! A host answers with a handful of processes, each of them busy until its answer is done; a report
-//! and a slow storage must not take them all. Requests that change something pass by these lanes, so
-//! that a power-off never waits behind a report.
+//! and a slow storage must not take them all. Requests that change something pass by these lanes,
+//! so that a power-off never waits behind a report.
 //!
 //! Who waits gives up its [`Working`], and whoever leaves hands a new one over with the lane: on a
 //! clock that leaps, time passes while a lane is full and never between leaving and entering.

@@ -1,8 +1,8 @@
 //! The [`Transport`] to real hosts: HTTPS to each host's own address, its certificate pinned or
 //! verified against the cluster's own authority. There is no switch to skip that.
 //!
-//! One client per host, because each host has its own certificate. Reads share kept connections;
-//! a request that changes something always takes a fresh one, for a kept connection may die under it
+//! One client per host, because each host has its own certificate. Reads share kept connections; a
+//! request that changes something always takes a fresh one, for a kept connection may die under it
 //! (PVE closes idle ones after 5 s) and such a request must never be repeated.
 //!
 //! The token's secret travels in one header, marked as sensitive, and stands in no error, no log

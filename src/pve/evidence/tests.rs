@@ -254,7 +254,8 @@ proptest! {
         place in 0usize..2700, length in 0usize..80, text in "[ -~\n]{0,40}",
         which in 0usize..3,
     ) {
-        let name = ["9.2-votes-3-1-1", "8.4-qdevice-daemon-stopped", "9.2-lone-node-expected-1"][which];
+        let names = ["9.2-votes-3-1-1", "8.4-qdevice-daemon-stopped", "9.2-lone-node-expected-1"];
+        let name = names[which];
         let mut report = recorded(name);
         let start = place.min(report.len());
         let end = (start + length).min(report.len());
@@ -268,7 +269,9 @@ proptest! {
     #[test]
     fn no_text_at_all_makes_it_panic(text in "\\PC{0,400}") {
         let _ = read(&text, "pve1", host);
-        let wrapped = format!("==== info about cluster ====\n# pvecm status\n{text}\n# cat /etc/pve/corosync.conf\n{text}");
+        let wrapped = format!(
+            "==== info about cluster ====\n# pvecm status\n{text}\n# cat /etc/pve/corosync.conf\n{text}"
+        );
         let _ = read(&wrapped, "pve1", host);
     }
 }
