@@ -298,6 +298,12 @@ impl Journal {
         collect().map_err(|fault| self.fault(fault))
     }
 
+    /// As if the disk refused every write, or took them again.
+    #[cfg(test)]
+    pub(crate) fn writable(&self, writable: bool) {
+        self.connection.pragma_update(None, "query_only", !writable).expect("memory always obeys");
+    }
+
     fn damaged(&self, why: String) -> Fault {
         Fault::Damaged { place: self.place.clone(), why }
     }

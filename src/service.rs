@@ -285,3 +285,6 @@ pub fn history(
 fn word(mode: Mode) -> String {
     mode_word(mode).to_owned()
 }
+
+#[cfg(test)]
+mod tests;

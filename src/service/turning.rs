@@ -262,7 +262,7 @@ fn lease_ends(policy: Option<&Policy>, ledger: &Ledger, now: Moment) -> Vec<Entr
 }
 
 /// What was noticed, and the end of every proof that it completes.
-fn with_proofs(noticed: Vec<Entry>, ledger: &Ledger) -> Vec<Entry> {
+pub(super) fn with_proofs(noticed: Vec<Entry>, ledger: &Ledger) -> Vec<Entry> {
     let mut ended: Vec<HostName> = Vec::new();
     for entry in &noticed {
         if let Entry::WakeProven { host, .. } = entry
