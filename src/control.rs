@@ -1,17 +1,21 @@
 //! The socket by which the command line asks the service.
 //!
-//! A Unix socket of mode 0660; who asks is what the kernel says of the peer, never what the peer says
-//! of itself, and is journaled. One JSON line asks, one JSON line answers, both with `"v": 1`:
+//! A Unix socket of mode 0660; who asks is what the kernel says of the peer, never what the peer
+//! says of itself, and is journaled. One JSON line asks, one JSON line answers, both with `"v": 1`:
 //!
 //! ```text
-//! {"v":1,"ask":{"want":"up","hosts":["host3"],"for_seconds":14400}}   → {"v":1,"answered":{"said":"taken",…}}
-//! {"v":1,"look":{"at":"status"}}                                      → {"v":1,"seen":{…}}
-//! {"v":1,"follow":true}                                               → {"v":1,"status":{…}} and {"v":1,"entry":{…}} until closed
-//! anything else                                                       → {"v":1,"error":{"sentence":…,"remedy":…}}
+//! {"v":1,"ask":{"want":"up","hosts":["host3"],"for_seconds":14400}}
+//!     {"v":1,"answered":{"said":"taken","sentences":[…]}}
+//! {"v":1,"look":{"at":"status"}}
+//!     {"v":1,"seen":{…}}
+//! {"v":1,"follow":true}
+//!     {"v":1,"status":{…}} and {"v":1,"entry":{…}} until closed
+//! anything else
+//!     {"v":1,"error":{"sentence":…,"remedy":…}}
 //! ```
 //!
-//! Whatever arrives, the answer is a sentence and never a panic; every length, number and wait has a
-//! limit.
+//! Whatever arrives, the answer is a sentence and never a panic; every length, number and wait has
+//! a limit.
 //!
 //! **Does not know:** what an ask leads to. The service decides, at its next turn.
 

@@ -2,8 +2,8 @@
 //!
 //! All intents of a turn are on disk before its first request leaves, so that after a crash the
 //! journal knows of everything that may have been asked. An intent without an answer means: it may
-//! have been done, look it up. The answers of one turn are waited for together, each journaled as it
-//! comes.
+//! have been done, look it up. The answers of one turn are waited for together, each journaled as
+//! it comes.
 //!
 //! **Does not know:** policy, plan. It cannot choose: it takes only what the gate has cleared.
 
@@ -30,11 +30,11 @@ struct Intent {
 /// A request on its way, with what will be its answer.
 type Asking<'a> = (UndertakingId, RequestId, Pin<Box<dyn Future<Output = Answered> + 'a>>);
 
-/// Begins undertakings where none is open for the purpose, journals every intent, asks, and journals
-/// every answer. `because` says why, by purpose.
+/// Begins undertakings where none is open for the purpose, journals every intent, asks, and
+/// journals every answer. `because` says why, by purpose.
 ///
-/// When the intents cannot be written nothing is asked. When an answer cannot be written the rest is
-/// still waited for; what is missing in the journal then is looked up, as after a crash.
+/// When the intents cannot be written nothing is asked. When an answer cannot be written the rest
+/// is still waited for; what is missing in the journal then is looked up, as after a crash.
 pub async fn advance<S: Site>(
     cleared: Vec<Cleared>,
     because: &BTreeMap<Move, String>,

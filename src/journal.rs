@@ -1,11 +1,11 @@
 //! The journal on disk: entries appended, replayed, kept; and the [`Books`], which hold the journal
 //! and the ledger it adds up to side by side.
 //!
-//! SQLite with a write-ahead log and `synchronous=FULL`: when `append` returns, the entries survive a
-//! power cut, all of one append or none. That is what "intent on disk before the request" rests on.
-//! One writer at a time (a lock file, which the kernel releases however a process ends); readers need
-//! no lock. The [`Authority`] names who writes, and grows by one with each taking up, so that every
-//! intent says who meant it.
+//! SQLite with a write-ahead log and `synchronous=FULL`: when `append` returns, the entries survive
+//! a power cut, all of one append or none. That is what "intent on disk before the request" rests
+//! on. One writer at a time (a lock file, which the kernel releases however a process ends);
+//! readers need no lock. The [`Authority`] names who writes, and grows by one with each taking up,
+//! so that every intent says who meant it.
 //!
 //! After a failed write nobody can tell whether it reached the disk, so the books are read again
 //! from disk before anything more is written.
@@ -256,8 +256,7 @@ impl Journal {
             [seq],
             |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)),
         )?;
-        let mut expected = seq + 1;
-        for (seq, at, text) in rows {
+        for (expected, (seq, at, text)) in (seq + 1..).zip(rows) {
             if seq != expected {
                 return Err(self.damaged(format!("entry {expected} is missing")));
             }
@@ -266,7 +265,6 @@ impl Journal {
             ledger
                 .take(instant(at), &entry)
                 .map_err(|fault| self.damaged(format!("entry {seq} cannot follow: {fault}")))?;
-            expected += 1;
         }
         Ok(ledger)
     }

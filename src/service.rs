@@ -1,11 +1,11 @@
 //! One turn after the other: inbox, observe, notice, plan, check, advance, publish.
 //!
 //! A turn takes no account of *what changed*; it looks at everything and plans afresh, so that a
-//! restart, a missed message or a surprise needs no code of its own. Whatever people ask enters here
-//! and nowhere else, and becomes a journal entry before it becomes an act.
+//! restart, a missed message or a surprise needs no code of its own. Whatever people ask enters
+//! here and nowhere else, and becomes a journal entry before it becomes an act.
 //!
-//! When the journal cannot be written nothing is asked of the world: `spot` says so, goes on looking,
-//! and tries again.
+//! When the journal cannot be written nothing is asked of the world: `spot` says so, goes on
+//! looking, and tries again.
 //!
 //! **Does not know:** PVE, sockets, files. It is generic over [`Site`], and time is the site's.
 

@@ -1,8 +1,8 @@
 //! The picture published after each turn: what the command line, the page and the metrics show.
 //!
-//! One document for everybody, so that the same sentence stands everywhere. Its JSON is a promise to
-//! scripts: `version` is 1, instants are RFC 3339 in UTC, durations whole seconds, and what is not
-//! known is `null`, never 0. Fields may be added, never renamed.
+//! One document for everybody, so that the same sentence stands everywhere. Its JSON is a promise
+//! to scripts: `version` is 1, instants are RFC 3339 in UTC, durations whole seconds, and what is
+//! not known is `null`, never 0. Fields may be added, never renamed.
 //!
 //! **Does not know:** how anything is drawn, or how a plan came about.
 

@@ -68,7 +68,8 @@ impl Client {
         line.push('\n');
         match self.stream.get_mut().write_all(line.as_bytes()).await {
             Ok(()) => Ok(()),
-            // The service may have said why before it closed; that is worth more than "broken pipe".
+            // The service may have said why before it closed; that is worth more than "broken
+            // pipe".
             Err(broken) => match self.hear().await {
                 Err(said @ Unheard::Said(_)) => Err(said),
                 Ok(_) | Err(_) => Err(Unheard::Broken(broken)),

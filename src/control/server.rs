@@ -1,6 +1,7 @@
 //! The answering end of the control socket.
 //!
-//! **Does not know:** the service's insides: asks go into its mailbox, pictures come from its window.
+//! **Does not know:** the service's insides: asks go into its mailbox, pictures come from its
+//! window.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -126,7 +127,7 @@ impl Control {
             };
             let sent = match parse(&line) {
                 Ok(sent) => sent,
-                Err(said) => match say(&mut write, said).await {
+                Err(said) => match say(&mut write, *said).await {
                     Ok(()) => continue,
                     Err(_) => return,
                 },
@@ -211,7 +212,8 @@ impl Control {
         Said::Seen(document.expect("our documents are always JSON"))
     }
 
-    /// Sends the status as it stands, then every entry and every later status, until the peer closes.
+    /// Sends the status as it stands, then every entry and every later status, until the peer
+    /// closes.
     async fn tell(&self, read: &mut BufReader<OwnedReadHalf>, write: &mut OwnedWriteHalf) {
         // Subscribed before the first status is read, so that nothing falls between the two.
         let mut entries = self.entries.subscribe();
@@ -268,22 +270,23 @@ async fn next_line(read: &mut BufReader<OwnedReadHalf>) -> io::Result<Line> {
     })
 }
 
-fn parse(line: &[u8]) -> Result<Sent, Said> {
+fn parse(line: &[u8]) -> Result<Sent, Box<Said>> {
     #[derive(serde::Deserialize)]
     struct Versioned {
         v: u32,
     }
     let help = r#"one JSON line such as {"v":1,"look":{"at":"status"}}"#;
-    let versioned: Versioned = serde_json::from_slice(line)
-        .map_err(|fault| error(format!("the request is not understood: {fault}"), help))?;
+    let versioned: Versioned = serde_json::from_slice(line).map_err(|fault| {
+        Box::new(error(format!("the request is not understood: {fault}"), help))
+    })?;
     if versioned.v != VERSION {
-        return Err(error(
+        return Err(Box::new(error(
             format!("this service speaks version {VERSION}, not {}", versioned.v),
             "use the `spot` command of the service's own version, or restart the service",
-        ));
+        )));
     }
     serde_json::from_slice(line)
-        .map_err(|fault| error(format!("the request is not understood: {fault}"), help))
+        .map_err(|fault| Box::new(error(format!("the request is not understood: {fault}"), help)))
 }
 
 async fn say(write: &mut OwnedWriteHalf, what: Said) -> io::Result<()> {

@@ -1,4 +1,7 @@
-//! The control socket with real sockets in a temporary folder; a few lines stand in for the service.
+//! The control socket with real sockets in a temporary folder; a few lines stand in for the
+//! service.
+//!
+//! **Does not know:** what the service makes of an ask.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;

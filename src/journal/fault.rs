@@ -7,7 +7,7 @@ use rusqlite::ErrorCode;
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum Fault {
-    #[error("another spot{} uses the journal {place}", by.as_ref().map(|pid| format!(" (process {pid})")).unwrap_or_default())]
+    #[error("another spot{} uses the journal {place}", process(by.as_deref()))]
     Held { place: String, by: Option<String> },
     #[error("there is no journal {place}")]
     Absent { place: String },
@@ -35,6 +35,10 @@ pub enum Fault {
         #[source]
         source: rusqlite::Error,
     },
+}
+
+fn process(pid: Option<&str>) -> String {
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
 impl Fault {

@@ -1,4 +1,6 @@
 //! What the journal promises, tried on real files.
+//!
+//! **Does not know:** who reads a journal, and why.
 
 use std::fs;
 
@@ -80,9 +82,8 @@ fn a_second_service_is_told_who_has_the_journal() {
     let path = folder.path().join("journal.db");
     let _first = Journal::open(&path, "home", "host1").unwrap();
     let fault = Journal::open(&path, "home", "host1").map(|_| ()).unwrap_err();
-    assert!(
-        matches!(&fault, Fault::Held { by: Some(pid), .. } if *pid == std::process::id().to_string())
-    );
+    let me = std::process::id().to_string();
+    assert!(matches!(&fault, Fault::Held { by: Some(pid), .. } if *pid == me));
     assert!(fault.to_string().starts_with("another spot (process "), "{fault}");
 }
 

@@ -1,8 +1,8 @@
 //! From an [`Ask`] to the entries that make it so, or to the sentence why not.
 //!
-//! Everything is judged here that can be judged at once: unknown, `low` and frozen hosts, times that
-//! make no sense. Whether it *works* is for the plan and the gate, which tell it turn by turn. An ask
-//! for several hosts is taken for all of them or for none.
+//! Everything is judged here that can be judged at once: unknown, `low` and frozen hosts, times
+//! that make no sense. Whether it *works* is for the plan and the gate, which tell it turn by turn.
+//! An ask for several hosts is taken for all of them or for none.
 //!
 //! **Does not know:** sockets, and how sentences are printed.
 

@@ -1,4 +1,5 @@
-//! The bounds within which the gate may clear anything: plain data from policy, ledger and settings.
+//! The bounds within which the gate may clear anything: plain data from policy, ledger and
+//! settings.
 //!
 //! It asks the same questions as the planner and shares no line with it: a mistake would have to be
 //! made twice, in two different ways, before a host that should run is powered off.

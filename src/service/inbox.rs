@@ -1,8 +1,8 @@
 //! What people ask, and what becomes of it: an [`Ask`] is refused with a remedy, or turned into
 //! entries.
 //!
-//! The command line, the page and the tests all ask by the same words. Who asks is never part of the
-//! words: the socket knows it from the kernel, so nobody can ask in another's name.
+//! The command line, the page and the tests all ask by the same words. Who asks is never part of
+//! the words: the socket knows it from the kernel, so nobody can ask in another's name.
 //!
 //! **Does not know:** whether what is asked will be possible; the plan and the gate find out.
 

@@ -1,8 +1,8 @@
 //! Telling once: which holds are new, changed or gone since they were last journaled.
 //!
-//! A hold that flickers would fill the journal with noise and hide what matters. So nothing is called
-//! lifted while the look is not whole, nor while the gate only waits for fresh answers to the same
-//! request.
+//! A hold that flickers would fill the journal with noise and hide what matters. So nothing is
+//! called lifted while the look is not whole, nor while the gate only waits for fresh answers to
+//! the same request.
 //!
 //! **Does not know:** what a hold means.
 

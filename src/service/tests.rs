@@ -1,5 +1,8 @@
-//! The service's own promises on a site of a few lines: what people ask, what is written before what
-//! is sent, what happens when nothing can be written. Whole stories are told on the pretended cluster.
+//! The service's own promises on a site of a few lines: what people ask, what is written before
+//! what is sent, what happens when nothing can be written. Whole stories are told on the pretended
+//! cluster.
+//!
+//! **Does not know:** PVE, and how real hosts behave.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -172,7 +175,7 @@ fn down(host: &str) -> Ask {
 fn said(asked: Asked) -> String {
     match asked {
         Asked::Taken { sentences } => format!("taken: {}", sentences.join("; ")),
-        Asked::Refused { sentence, remedy } => format!("refused: {sentence} | {remedy}"),
+        Asked::Refused { sentence, remedy } => format!("refused: {sentence}\n    {remedy}"),
         Asked::Confirm { sentence } => format!("confirm: {sentence}"),
     }
 }
@@ -183,9 +186,8 @@ async fn an_up_is_written_down_answered_and_acted_on_in_one_turn() {
     let (asked, report) = house.ask(up("host3")).await;
     assert_eq!(said(asked), "taken: host3 is wanted awake for 4 h (until 2026-11-23T10:00:00Z)");
     assert_eq!(report.asked, 1);
-    assert!(
-        matches!(&house.service.site.asked.borrow()[..], [Request::Wake { host, .. }] if host.as_str() == "host3")
-    );
+    let asked = house.service.site.asked.borrow().clone();
+    assert!(matches!(&asked[..], [Request::Wake { host, .. }] if host.as_str() == "host3"));
     let shown = report.status().hosts.iter().find(|shown| shown.name.as_str() == "host3").unwrap();
     assert_eq!((shown.state.as_str(), shown.desired), ("resting", Some(Wants::Awake)));
     assert_eq!(shown.wake.as_ref().unwrap().volleys, 1);
@@ -290,20 +292,34 @@ async fn what_makes_no_sense_is_refused_with_a_remedy() {
     assert_eq!(
         table,
         "\
-refused: no policy names a host host9 | known hosts: host1, host2, host3
-refused: host1 is of tier low: it is always on, and spot never switches it | give it another tier in its policy if it may sleep
-refused: host2 is frozen by anna, so it is left exactly as it is | spot thaw host2
-refused: host1 is of tier low: it is always on, and spot never switches it | give it another tier in its policy if it may sleep
-refused: host2 is frozen by anna, so it is left exactly as it is | spot thaw host2
-refused: no host was named | known hosts: host1, host2, host3
-refused: 2026-11-23T05:00:00Z is not in the future | give an end that lies ahead, or a length: --for 4h
-refused: that is longer than a year | give a shorter time; a host that should always run is of tier low
-refused: the reason is longer than 200 characters | say it in fewer words
-refused: no guest 201 is seen | look at the guests: spot status
-refused: host2 is frozen by anna, so it is left exactly as it is | spot thaw host2
-refused: host3 has no lease, is not being emptied and not being proven | spot why host3 says what keeps it as it is
-refused: no policy names a host host9 | known hosts: host1, host2, host3
-refused: host1 is of tier low: it is always on, and spot never switches it | give it another tier in its policy if it may sleep
+refused: no policy names a host host9
+    known hosts: host1, host2, host3
+refused: host1 is of tier low: it is always on, and spot never switches it
+    give it another tier in its policy if it may sleep
+refused: host2 is frozen by anna, so it is left exactly as it is
+    spot thaw host2
+refused: host1 is of tier low: it is always on, and spot never switches it
+    give it another tier in its policy if it may sleep
+refused: host2 is frozen by anna, so it is left exactly as it is
+    spot thaw host2
+refused: no host was named
+    known hosts: host1, host2, host3
+refused: 2026-11-23T05:00:00Z is not in the future
+    give an end that lies ahead, or a length: --for 4h
+refused: that is longer than a year
+    give a shorter time; a host that should always run is of tier low
+refused: the reason is longer than 200 characters
+    say it in fewer words
+refused: no guest 201 is seen
+    look at the guests: spot status
+refused: host2 is frozen by anna, so it is left exactly as it is
+    spot thaw host2
+refused: host3 has no lease, is not being emptied and not being proven
+    spot why host3 says what keeps it as it is
+refused: no policy names a host host9
+    known hosts: host1, host2, host3
+refused: host1 is of tier low: it is always on, and spot never switches it
+    give it another tier in its policy if it may sleep
 "
     );
 }

@@ -13,8 +13,8 @@ use jiff::SignedDuration;
 use crate::cluster::{ClockState, Moment};
 use crate::ledger::{Entry, Ledger};
 
-/// Slewing (500 ppm at most) moves a clock by 15 ms in a quiet turn; whatever is beyond this, within
-/// one turn, is a step.
+/// Slewing (500 ppm at most) moves a clock by 15 ms in a quiet turn; whatever is beyond this,
+/// within one turn, is a step.
 const STEP: Duration = Duration::from_secs(5);
 /// The journal's entries may be this much ahead: a clock is slewed back a little now and then.
 const BEHIND: Duration = Duration::from_secs(2);

@@ -1,8 +1,8 @@
 //! The coming windows, as the command line and the page show them.
 //!
-//! Windows only, as the owner wrote them: quiet hours hold a wake and remove no window. Instants are
-//! never clipped to the stretch that was asked for, and what overlaps or touches for one host and
-//! policy is one window, for nobody can see the seam.
+//! Windows only, as the owner wrote them: quiet hours hold a wake and remove no window. Instants
+//! are never clipped to the stretch that was asked for, and what overlaps or touches for one host
+//! and policy is one window, for nobody can see the seam.
 //!
 //! **Does not know:** what the cluster is doing.
 
