@@ -88,12 +88,18 @@ impl Reading {
 
 /// Reads all files of a policy folder together. `guests` concatenate in the order of file names.
 pub fn read(files: &[PolicyFile]) -> Reading {
+    read_despite(files, &[])
+}
+
+/// The same, where `missing` tells of files that could not be had: they refuse the policy, and what
+/// they would have said is not held against the others.
+pub fn read_despite(files: &[PolicyFile], missing: &[Fault]) -> Reading {
     let mut files: Vec<&PolicyFile> = files.iter().collect();
     files.sort_by(|one, other| one.name.cmp(&other.name));
     let mut pages: Vec<Page<'_>> = files.iter().map(|file| Page::read(file)).collect();
-    let policy = together(&mut pages);
-    let mut faults: Vec<Fault> = Vec::new();
-    if pages.is_empty() {
+    let policy = together(&mut pages, !missing.is_empty());
+    let mut faults: Vec<Fault> = missing.to_vec();
+    if pages.is_empty() && missing.is_empty() {
         faults.push(Fault::of_file(
             "policies",
             "there is no policy file here",
@@ -203,8 +209,8 @@ impl Draft {
 }
 
 /// The policy that all files make together, with every fault that shows only then.
-fn together(pages: &mut [Page<'_>]) -> Option<Policy> {
-    let lost = pages.iter().any(|page| page.lost);
+fn together(pages: &mut [Page<'_>], missing: bool) -> Option<Policy> {
+    let lost = missing || pages.iter().any(|page| page.lost);
     let hosts = hosts_of_all(pages);
     names_are_unique(pages);
     if !lost {
