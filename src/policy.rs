@@ -1,8 +1,8 @@
 //! What the owner wants of the cluster: a [`Policy`], valid by construction.
 //!
 //! A policy is made only by [`text::read`], which reports every fault of every file at once, with
-//! its place and a remedy. Whoever holds a `Policy` may trust it: every host a rule names exists, no
-//! `low` host has a window, every window opens some day, every duration is positive.
+//! its place and a remedy. Whoever holds a `Policy` may trust it: every host a rule names exists,
+//! no `low` host has a window, every window opens some day, every duration is positive.
 //!
 //! **Does not know:** what is running now, or how any host is reached.
 
@@ -72,7 +72,8 @@ impl Policy {
         })
     }
 
-    /// The window that opens first after `after` among all rules naming `host`, and its rule's name.
+    /// The window that opens first after `after` among all rules naming `host`, and its rule's
+    /// name.
     pub fn next_opening(&self, host: &HostName, after: Timestamp) -> Option<(&str, Opening)> {
         let next =
             self.windows(host).filter_map(|(name, window)| Some((name, window.next_after(after)?)));

@@ -2,9 +2,9 @@
 //!
 //! A [`Source`] is polled, and not told by the kernel, because editors and deployment tools replace
 //! files, folders and links in more ways than there are events for; a print of what is there cannot
-//! miss one. A change is taken up only when it was seen alike twice in a row, for the first half of a
-//! file being written may well be a valid policy. What is not valid is told once and replaces nothing:
-//! the last good policy stays in force with whoever holds it.
+//! miss one. A change is taken up only when it was seen alike twice in a row, for the first half of
+//! a file being written may well be a valid policy. What is not valid is told once and replaces
+//! nothing: the last good policy stays in force with whoever holds it.
 //!
 //! **Does not know:** what a policy says, who goes by it, how often it is polled.
 
@@ -203,7 +203,8 @@ impl Source {
 
     /// What changed since it was last told; the first poll always tells.
     ///
-    /// A later change is told when two polls in a row saw the same, so polls should be seconds apart.
+    /// A later change is told when two polls in a row saw the same, so polls should be seconds
+    /// apart.
     pub fn poll(&mut self) -> Option<News> {
         let folder = read_folder(&self.folder);
         if self.told.as_ref() == Some(&folder.digest) {

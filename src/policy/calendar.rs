@@ -1,14 +1,16 @@
 //! When a window is open: civil rules in a time zone, answered afresh each turn.
 //!
-//! A window's edges are civil times without a zone (a [`Crontab`]), mapped to instants by one rule of
-//! our own, because the `cron` crate given a zone skips a spring night, doubles an autumn one, and
-//! answers with times in the past (measured). The rule: **a civil time happens when the clock on the
-//! wall first shows it or anything later.** So a gap in spring opens a window at the first instant
-//! after it, and a repeated hour in autumn counts once, at its first pass; for `from` and `to` alike.
+//! A window's edges are civil times without a zone (a [`Crontab`]), mapped to instants by one rule
+//! of our own, because the `cron` crate given a zone skips a spring night, doubles an autumn one,
+//! and answers with times in the past (measured). The rule: **a civil time happens when the clock
+//! on the wall first shows it or anything later.** So a gap in spring opens a window at the first
+//! instant after it, and a repeated hour in autumn counts once, at its first pass; for `from` and
+//! `to` alike.
 //!
 //! The rule makes instants follow the order of civil times, so nearly everything here is decided on
-//! the zone-less calendar, and only edges are mapped. `from` and `to` are paired there, too: a window
-//! whose both edges fall into a spring gap does not open that day, rather than until the day after.
+//! the zone-less calendar, and only edges are mapped. `from` and `to` are paired there, too: a
+//! window whose both edges fall into a spring gap does not open that day, rather than until the day
+//! after.
 //!
 //! **Does not know:** what time it is, which host a window is for.
 
@@ -30,8 +32,8 @@ pub const LONGEST_OPENING: Duration = Duration::from_secs(366 * 86_400);
 const JOINS_AT_MOST: u32 = 6_400;
 
 /// The rules of all zones, as bundled with `jiff` and not as installed: Debian 12 still carries
-/// 2025b, which is wrong by an hour for several zones today, and the same policy must open at the same
-/// instant on the owner's laptop (`spot check`), in CI and on the host.
+/// 2025b, which is wrong by an hour for several zones today, and the same policy must open at the
+/// same instant on the owner's laptop (`spot check`), in CI and on the host.
 static ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
 
 /// The zone of this IANA name, by the bundled rules.
@@ -134,9 +136,9 @@ impl Except {
     }
 }
 
-/// The stretch over which a window is judged when it is read. It holds a 29 February and both nights
-/// on which clocks change, and does not depend on when one looks: a policy valid today is valid
-/// tomorrow.
+/// The stretch over which a window is judged when it is read. It holds a 29 February and both
+/// nights on which clocks change, and does not depend on when one looks: a policy valid today is
+/// valid tomorrow.
 fn judged_days() -> (Date, Date) {
     let first = jiff::civil::date(2028, 1, 1);
     (first, first + HORIZON_DAYS.days())
@@ -238,8 +240,8 @@ impl Window {
         &self.zone
     }
 
-    /// The opening that holds at `now`, if one does. Overlapping openings are joined: `opens` is the
-    /// earliest, `closes` the latest of the run.
+    /// The opening that holds at `now`, if one does. Overlapping openings are joined: `opens` is
+    /// the earliest, `closes` the latest of the run.
     ///
     /// A window open without a break for longer than the horizon closes at `None`.
     pub fn open_at(&self, now: Timestamp) -> Option<Opening> {
@@ -461,8 +463,8 @@ impl Window {
         }
     }
 
-    /// The latest civil time, in whole seconds, that has happened at `now`: what the clock on the wall
-    /// has shown at most. In a repeated hour that is the end of its first pass.
+    /// The latest civil time, in whole seconds, that has happened at `now`: what the clock on the
+    /// wall has shown at most. In a repeated hour that is the end of its first pass.
     fn reached(&self, now: Timestamp) -> DateTime {
         let shown = self.zone.to_datetime(now);
         let just_after = now.checked_add(SignedDuration::from_nanos(1)).unwrap_or(now);
@@ -700,8 +702,8 @@ mod tests {
     }
 
     mod oracle {
-        //! The rule read minute by minute, sharing nothing with the code above but the zone's offsets:
-        //! a civil minute has happened once the highest minute shown so far reaches it.
+        //! The rule read minute by minute, sharing nothing with the code above but the zone's
+        //! offsets: a civil minute has happened once the highest minute shown so far reaches it.
 
         use super::*;
         use proptest::prelude::*;
@@ -919,7 +921,8 @@ mod tests {
                 except in -3i32..3,
             ) {
                 let middle = interesting(&zone, day);
-                // Whole minutes: some zones' old offsets had seconds, and none changes clocks within one.
+                // Whole minutes: some zones' old offsets had seconds, and none changes clocks
+                // within one.
                 let second = middle.as_second();
                 let middle = Timestamp::from_second(second - second.rem_euclid(60)).unwrap();
                 compare(&from, &end, &zone, middle, except)?;

@@ -3,9 +3,10 @@
 //! The `cron` crate is kept behind a strict reading of our own, because it means other things than
 //! crontab(5): seconds come first, 1 is Sunday, and day of month *and* day of week must both match
 //! where crontab says *or*; and it accepts nonsense such as `0 0 0***`. So this file decides what
-//! may be written (five fields as in crontab, or six with the seconds first; names and numbers as in
-//! crontab in both), hands a normalised expression to the crate, and keeps the sets it answers with.
-//! Walking those sets is ours: it is bounded by a date, and knows no zone, so no night can surprise it.
+//! may be written (five fields as in crontab, or six with the seconds first; names and numbers as
+//! in crontab in both), hands a normalised expression to the crate, and keeps the sets it answers
+//! with. Walking those sets is ours: it is bounded by a date, and knows no zone, so no night can
+//! surprise it.
 //!
 //! **Does not know:** time zones, windows, what time it is.
 
@@ -257,9 +258,9 @@ impl Field {
         ];
         let text = text.to_ascii_lowercase();
         let fits = |name: &&str| {
-            **name == text || FULL.iter().any(|full| *full == text && full.starts_with(*name))
+            *name == text || FULL.iter().any(|full| *full == text && full.starts_with(name))
         };
-        let at = self.names.iter().position(|name| fits(&name))?;
+        let at = self.names.iter().position(fits)?;
         u8::try_from(at).ok().map(|at| at + self.first)
     }
 }
@@ -356,7 +357,8 @@ impl Crontab {
         time(highest(self.hours), highest(self.minutes), highest(self.seconds))
     }
 
-    /// The longest stretch between two neighbouring times of one day, in seconds; 0 if there is one.
+    /// The longest stretch between two neighbouring times of one day, in seconds; 0 if there is
+    /// one.
     pub fn widest_gap_in_day_seconds(&self) -> u32 {
         let (mut widest, mut at) = (0, self.first_in_day());
         // At most 86,400 steps, taken once, when a policy is read.

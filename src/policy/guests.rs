@@ -47,7 +47,6 @@ fn rule(reader: &mut Reader<'_>, at: &At<'_>) -> Option<GuestDraft> {
     let otherwise_at = fields.get(reader, "otherwise");
     let otherwise = otherwise_at.as_ref().and_then(|at| otherwise(reader, at));
     let local_disks = fields.get(reader, "local_disks").and_then(|at| {
-        reader.not_yet(&at);
         let words = [
             ("replicated", LocalDisks::Replicated),
             ("move", LocalDisks::Move),

@@ -1,8 +1,8 @@
 //! The `hosts` of a policy file.
 //!
-//! A host with a fault still comes back whole, with defaults where it was wrong: its name must be known
-//! to the checks over all files, or one mistake would be reported many times. The faults alone decide
-//! that no `Policy` comes of it.
+//! A host with a fault still comes back whole, with defaults where it was wrong: its name must be
+//! known to the checks over all files, or one mistake would be reported many times. The faults
+//! alone decide that no `Policy` comes of it.
 //!
 //! **Does not know:** what the other files say.
 
@@ -286,7 +286,6 @@ fn limits(reader: &mut Reader<'_>, fields: &Fields<'_>, host: &mut Host) {
         host.ahead = ahead.unwrap_or(Ahead::Auto);
     }
     if let Some(at) = fields.get(reader, "reserve") {
-        reader.not_yet(&at);
         host.reserve = reader
             .value(&at, "write `10 %` or a size such as `2 GiB`", reserve)
             .unwrap_or(host.reserve);

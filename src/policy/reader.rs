@@ -1,8 +1,8 @@
 //! Reading one file's tree key by key, and collecting every fault with its place.
 //!
-//! A [`Reader`] never stops at a fault: it reports it, answers `None`, and whoever reads goes on with
-//! the next key, so that one look at `spot check` is enough. A value that was already refused is passed
-//! over in silence.
+//! A [`Reader`] never stops at a fault: it reports it, answers `None`, and whoever reads goes on
+//! with the next key, so that one look at `spot check` is enough. A value that was already refused
+//! is passed over in silence.
 //!
 //! **Does not know:** what any key means.
 

@@ -240,7 +240,7 @@ fn window(
             if window.overlaps_itself() {
                 reader.warning(
                     &at.place(),
-                    "this window opens again before it has closed, so some of its openings are joined",
+                    "this window opens again before it has closed, so openings are joined",
                     "shorten it, or let it open less often",
                 );
             }

@@ -1,7 +1,7 @@
 //! Single values as people write them: durations, sizes, dates.
 //!
-//! Pure readers of one text each, so that they can be fuzzed and tested alone. Each refusal says what
-//! is wrong and what to write.
+//! Pure readers of one text each, so that they can be fuzzed and tested alone. Each refusal says
+//! what is wrong and what to write.
 //!
 //! **Does not know:** YAML, or which key a value stands at.
 

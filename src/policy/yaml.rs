@@ -1,11 +1,11 @@
 //! A YAML text as a tree in which every key and value knows its place.
 //!
-//! Built from the parser's events and not through `serde`, because a policy's faults are reported all
-//! at once and each under its own text: a deserialiser stops at the first, and points at the parent.
-//! Only the plain part of YAML is taken (one document; mappings, lists, scalars); anchors, aliases,
-//! tags and merge keys are refused, since a policy is read by people, and each of them makes a text
-//! mean what it does not say. Scalars stay text: what a word means is decided by the key it stands at,
-//! so no country becomes `false`.
+//! Built from the parser's events and not through `serde`, because a policy's faults are reported
+//! all at once and each under its own text: a deserialiser stops at the first, and points at the
+//! parent. Only the plain part of YAML is taken (one document; mappings, lists, scalars); anchors,
+//! aliases, tags and merge keys are refused, since a policy is read by people, and each of them
+//! makes a text mean what it does not say. Scalars stay text: what a word means is decided by the
+//! key it stands at, so no country becomes `false`.
 //!
 //! **Does not know:** which keys there are.
 
