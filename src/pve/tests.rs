@@ -646,3 +646,5 @@ fn the_last_minutes_of_a_host_that_is_off_are_read_as_recorded() {
     assert!(!lost.is_empty());
     assert!(lost.iter().all(|guest| guest.status == "unknown" && guest.name.is_none()));
 }
+
+mod pretended;
