@@ -37,7 +37,7 @@ impl World {
 
 /// One request that was served, as `--requests` writes it: a JSON object a line.
 #[derive(Clone, Debug, Serialize)]
-pub struct Served {
+pub struct RequestLine {
     pub method: String,
     /// Without `/api2/json`.
     pub path: String,
@@ -49,12 +49,16 @@ pub struct Served {
     pub at: jiff::Timestamp,
 }
 
-impl Served {
-    pub(super) fn new(request: &ApiRequest, response: &ApiResponse, at: jiff::Timestamp) -> Served {
+impl RequestLine {
+    pub(super) fn new(
+        request: &ApiRequest,
+        response: &ApiResponse,
+        at: jiff::Timestamp,
+    ) -> RequestLine {
         let object = |params: &[(String, String)]| {
             params.iter().map(|(name, value)| (name.clone(), value.clone().into())).collect()
         };
-        Served {
+        RequestLine {
             method: request.method.clone(),
             path: request.path.clone(),
             query: object(&request.query),
@@ -67,7 +71,7 @@ impl Served {
 }
 
 /// Where served requests are written to.
-pub type Log = Arc<dyn Fn(&Served) + Send + Sync>;
+pub type Log = Arc<dyn Fn(&RequestLine) + Send + Sync>;
 
 /// Carries calls into the world in memory.
 #[derive(Clone)]
@@ -140,7 +144,7 @@ impl<C: Passing> MemoryTransport<C> {
                 let request = self.request(call);
                 let response = answer(&mut world, to, &request);
                 if let Some(log) = &self.log {
-                    log(&Served::new(&request, &response, world.now()));
+                    log(&RequestLine::new(&request, &response, world.now()));
                 }
                 (response.takes, Ok(response))
             }

@@ -59,7 +59,11 @@ pub struct World {
     pub(crate) story: Vec<Happening>,
     /// When a host last vanished: harm within seconds of it is bad luck.
     pub(crate) last_crash: Option<Timestamp>,
+    /// Told after time has passed; the server opens and closes its ports then.
+    watcher: Option<Watcher>,
 }
+
+type Watcher = Arc<dyn Fn(&World) + Send + Sync>;
 
 /// What waits in the queue.
 #[derive(Clone, Debug)]
@@ -145,6 +149,7 @@ impl World {
             tally: Tally::default(),
             story: Vec::new(),
             last_crash: None,
+            watcher: None,
         };
         for guest in &file.guests {
             world.put_guest(guest);
@@ -244,6 +249,23 @@ impl World {
             }
         }
         self.pass(to);
+        if let Some(watcher) = self.watcher.clone() {
+            watcher(self);
+        }
+    }
+
+    /// Has `watcher` called whenever time has passed.
+    pub fn watch(&mut self, watcher: impl Fn(&World) + Send + Sync + 'static) {
+        self.watcher = Some(Arc::new(watcher));
+    }
+
+    /// Hosts show these fingerprints as their own.
+    pub fn show_fingerprints(&mut self, fingerprints: &BTreeMap<HostName, String>) {
+        for (name, fingerprint) in fingerprints {
+            if let Some(host) = self.hosts.get_mut(name) {
+                host.fingerprint.clone_from(fingerprint);
+            }
+        }
     }
 
     fn happen(&mut self, due: Due) {
