@@ -171,8 +171,8 @@ impl<S: Site> Service<S> {
         let questions: Vec<Question> = self.questions.iter().cloned().collect();
         let seen = self.site.observe(&questions).await;
         let concluded = match taken {
-            // Stopping: what was seen is forgotten, and nothing new is asked.
-            Ok(()) if self.halting.load(Ordering::Relaxed) => Ok(turning::Concluded::default()),
+            // Stopping: it is shown how things stand, and nothing new is asked.
+            Ok(()) if self.halting.load(Ordering::Relaxed) => Ok(self.only_looked(&seen)),
             Ok(()) => self.conclude(&seen).await,
             Err(fault) => Err(fault),
         };

@@ -212,6 +212,54 @@ async fn the_intent_is_on_disk_before_the_request_and_the_answer_after() {
 }
 
 #[tokio::test]
+async fn every_intent_of_a_turn_is_on_disk_before_its_first_request() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.db");
+    let books = Journal::open(&path, "home", "host1").unwrap();
+    let site = Tiny { journal: Some(path), ..Tiny::new() };
+    let mut house = Try { service: Service::new(site, books, settings(Mode::Act)) };
+    house.policy(POLICY, "abc").await;
+    let hosts = vec!["host2".into(), "host3".into()];
+    let ask = Ask::Up { hosts, guest: None, until: None, for_seconds: None, because: None };
+    assert_eq!(house.ask(ask).await.1.asked, 2);
+    let first = house.service.site.written_before.borrow()[0].clone();
+    assert_eq!(first, "asks: magic packets to host3 (1 address)", "the last intent");
+    let history = house.service.books.journal().history(&Filter::default()).unwrap();
+    let answers = history.iter().filter(|kept| kept.entry.to_string().starts_with("the answer"));
+    assert_eq!(answers.count(), 2);
+    assert!(house.ledger().in_flight().next().is_none());
+}
+
+/// What scripts rely on: names and nulls.
+#[tokio::test]
+async fn the_status_has_the_fields_it_promises_and_null_for_what_is_not_known() {
+    let mut house = Try::begun(Mode::Act).await;
+    let (_, report) = house.ask(up("host3")).await;
+    let status = serde_json::to_value(report.status()).unwrap();
+    let fields = |value: &serde_json::Value, promised: &[&str]| {
+        for field in promised {
+            assert!(value.get(field).is_some(), "{field} is missing in {value}");
+        }
+    };
+    fields(&status, &["version", "cluster", "at", "mode", "policy", "quorate", "votes"]);
+    fields(&status, &["hosts", "undertakings", "holds"]);
+    fields(&status["policy"], &["commit", "age"]);
+    fields(&status["votes"], &["expected", "present", "needed", "spare", "source"]);
+    assert!(status["votes"]["spare"].is_null() && status["votes"]["source"].is_null());
+    let host = &status["hosts"][2];
+    fields(host, &["name", "node", "tier", "state", "desired", "since", "reasons", "holds"]);
+    fields(host, &["lease", "guests"]);
+    fields(&host["reasons"][0], &["code", "sentence", "until"]);
+    assert_eq!(host["lease"]["wants"], "awake");
+    assert_eq!(status["undertakings"][0]["purpose"], "wake host3");
+    fields(&status["undertakings"][0], &["id", "requests", "since"]);
+    let why = serde_json::to_value(report.status().why(&"host3".into()).unwrap()).unwrap();
+    assert_eq!(why["host"]["name"], "host3");
+    assert_eq!(why["undertakings"][0]["host"], "host3");
+    assert!(report.status().why(&"host9".into()).is_none());
+}
+
+#[tokio::test]
 async fn while_nothing_can_be_written_nothing_is_asked_and_that_is_said() {
     let mut house = Try::begun(Mode::Act).await;
     house.happened(&[Entry::LeaseGranted {
