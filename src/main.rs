@@ -1,5 +1,5 @@
 //! Hands over to the command line.
 
 fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+    spot::cli::main()
 }
