@@ -6,6 +6,9 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 
 use super::text::{Fault, PolicyFile, Severity};
 
+/// A longer line is not drawn: it is not read by people, and would be copied for each of its faults.
+const LONGEST_LINE: usize = 4_096;
+
 /// All faults, drawn as the Rust compiler draws its own, with a count at the end. Empty without
 /// faults.
 pub fn render(faults: &[Fault], files: &[PolicyFile]) -> String {
@@ -48,7 +51,10 @@ fn group<'a>(fault: &'a Fault, file: Option<&'a PolicyFile>) -> Group<'a> {
                 .annotation(carets);
             group.element(snippet)
         }
-        None => group.element(Origin::path(fault.file.as_str())),
+        None => {
+            let origin = Origin::path(fault.file.as_str());
+            group.element(origin.line(fault.line).char_column(fault.column))
+        }
     };
     group.element(Level::HELP.message(fault.help.as_str()))
 }
@@ -62,7 +68,7 @@ fn line_of<'t>(fault: &Fault, text: &'t str) -> Option<(&'t str, std::ops::Range
     // A byte order mark is no text.
     let mark = if line.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
     let (line, start) = (&line[mark..], start + mark);
-    if line.is_empty() {
+    if line.is_empty() || line.len() > LONGEST_LINE {
         return None;
     }
     let from = fault.span.start.saturating_sub(start).min(line.len());

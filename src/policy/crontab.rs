@@ -357,16 +357,15 @@ impl Crontab {
         time(highest(self.hours), highest(self.minutes), highest(self.seconds))
     }
 
-    /// The longest stretch between two neighbouring times of one day, in seconds; 0 if there is
-    /// one.
+    /// The longest stretch between two neighbouring times of one day, in seconds; 0 if there is one.
     pub fn widest_gap_in_day_seconds(&self) -> u32 {
-        let (mut widest, mut at) = (0, self.first_in_day());
-        // At most 86,400 steps, taken once, when a policy is read.
-        while let Some(next) = second_after(at).and_then(|from| self.next_in_day(from)) {
-            widest = widest.max(second_of_day(next) - second_of_day(at));
-            at = next;
-        }
-        widest
+        // From a minute's last second to the first of the next minute named, and so for hours.
+        let within_minute = lowest(self.seconds).abs_diff(highest(self.seconds));
+        let within_hour = u32::from(lowest(self.minutes).abs_diff(highest(self.minutes))) * 60
+            + u32::from(within_minute);
+        let minutes = (widest(self.minutes) * 60).saturating_sub(u32::from(within_minute));
+        let hours = (widest(self.hours) * 3600).saturating_sub(within_hour);
+        widest(self.seconds).max(minutes).max(hours)
     }
 
     /// How many times each day named has.
@@ -433,17 +432,14 @@ fn highest(set: u64) -> i8 {
     i8::try_from(63u32.saturating_sub(set.leading_zeros())).expect("below 64")
 }
 
+/// The widest step from one member to the next; 0 if there is one.
+fn widest(set: u64) -> u32 {
+    let members: Vec<u32> = (0..64).filter(|n| set & 1 << n != 0).collect();
+    members.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0)
+}
+
 fn time(hour: i8, minute: i8, second: i8) -> Time {
     Time::new(hour, minute, second, 0).expect("fields within their ranges")
-}
-
-fn second_of_day(time: Time) -> u32 {
-    let part = |n: i8| u32::try_from(n).expect("not negative");
-    part(time.hour()) * 3600 + part(time.minute()) * 60 + part(time.second())
-}
-
-fn second_after(time: Time) -> Option<Time> {
-    time.checked_add(1.second()).ok()
 }
 
 #[cfg(test)]
@@ -519,6 +515,34 @@ mod tests {
         let from = datetime(2028, 1, 1, 0, 0, 0, 0);
         assert_eq!(read("0 8 30 2 *").next(from, date(2029, 2, 4)), None);
         assert!(read("0 8 29 2 *").next(from, date(2029, 2, 4)).is_some());
+    }
+
+    #[test]
+    fn the_widest_gap_is_the_one_a_walk_finds() {
+        for text in [
+            "0 8 * * *",
+            "0 8,17 * * *",
+            "*/7 * * * *",
+            "30 5,10 3-5 * * *",
+            "0,59 59 * * * *",
+            "*/20 1,2 0,23 * * *",
+            "* * * * * *",
+            "5 0,23 * * *",
+            "10,20 * 4,5 * * *",
+        ] {
+            let cron = read(text);
+            let day = date(2026, 1, 1);
+            let mut walked = 0;
+            let mut at = day.to_datetime(cron.first_in_day());
+            while let Some(next) = cron.next(at + 1.second(), day) {
+                walked = walked.max(next.duration_since(at).as_secs());
+                at = next;
+                if at.date() != day {
+                    break;
+                }
+            }
+            assert_eq!(i64::from(cron.widest_gap_in_day_seconds()), walked, "{text}");
+        }
     }
 
     /// The crate's own walk on a zone-less calendar is a second opinion on ours.

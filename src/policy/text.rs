@@ -721,7 +721,7 @@ migrations: { per_host: 2, bandwidth: 110 MiB/s }
         ("tier: high", "tier: high, busy_while: [ssh]", "not acted on yet"),
         (
             "policies:",
-            "guests:\n- match: { type: ct }\n  otherwise: { hibernate: { else: migrate } }\npolicies:",
+            "guests: [{match: {type: ct}, otherwise: {hibernate: {else: migrate}}}]\npolicies:",
             "cannot hibernate containers",
         ),
         (
