@@ -6,7 +6,8 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 
 use super::text::{Fault, PolicyFile, Severity};
 
-/// A longer line is not drawn: it is not read by people, and would be copied for each of its faults.
+/// A longer line is not drawn: it is not read by people, and would be copied for each of its
+/// faults.
 const LONGEST_LINE: usize = 4_096;
 
 /// All faults, drawn as the Rust compiler draws its own, with a count at the end. Empty without

@@ -357,7 +357,8 @@ impl Crontab {
         time(highest(self.hours), highest(self.minutes), highest(self.seconds))
     }
 
-    /// The longest stretch between two neighbouring times of one day, in seconds; 0 if there is one.
+    /// The longest stretch between two neighbouring times of one day, in seconds; 0 if there is
+    /// one.
     pub fn widest_gap_in_day_seconds(&self) -> u32 {
         // From a minute's last second to the first of the next minute named, and so for hours.
         let within_minute = lowest(self.seconds).abs_diff(highest(self.seconds));
