@@ -63,8 +63,10 @@ pub struct Bounds {
     pub evidence: EvidenceKind,
     /// Hosts that may be powered off now.
     pub may_rest: BTreeSet<HostName>,
-    /// Guests that may be shut down or hibernated.
+    /// Guests that may be shut down.
     pub may_stop_guests: BTreeSet<Vmid>,
+    /// VMs that may be hibernated.
+    pub may_hibernate_guests: BTreeSet<Vmid>,
     /// Containers that may move by a restart.
     pub may_restart_guests: BTreeSet<Vmid>,
     /// Guests that may be started: put away by spot, or asked for.

@@ -17,6 +17,7 @@ mod tests;
 mod waking;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use jiff::Timestamp;
 
@@ -30,6 +31,9 @@ pub use desire::{Desire, HostState};
 pub use hold::{Hold, Reason};
 
 use placement::Promised;
+
+/// A guest on its target whose run is not reported by then has not come up; its placing is dropped.
+const ARRIVES_WITHIN: Duration = Duration::from_secs(600);
 
 /// What ought to happen next, and why the rest does not.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -235,12 +239,24 @@ fn tell_doubts(scene: &Scene<'_>, plan: &mut Plan) {
 /// migration is finished, never aborted.
 fn drop_unwanted(scene: &Scene<'_>, plan: &mut Plan) {
     for one in scene.ledger.undertakings.values().filter(|one| one.open()) {
-        let wanted = plan.moves.iter().any(|planned| planned.purpose == one.purpose);
+        let wanted = plan.moves.iter().any(|planned| planned.purpose == one.purpose)
+            || arriving(scene, &one.purpose, one.since);
         let ended = plan.endings.iter().any(|ending| ending.id == one.id);
         if !wanted && !ended && one.in_flight.is_empty() {
             let because = "it is no longer wanted, or held".to_owned();
             plan.endings.push(Ending { id: one.id, stage: Stage::Dropped, because });
         }
+    }
+}
+
+/// Whether a guest is where it was to go, and only PVE's report that it runs is still to come.
+fn arriving(scene: &Scene<'_>, purpose: &Move, since: Timestamp) -> bool {
+    match purpose {
+        Move::Place(guest, host) => {
+            let there = scene.seen.guests.get(guest).is_some_and(|look| look.host == *host);
+            there && scene.now.civil < since + ARRIVES_WITHIN
+        }
+        Move::Wake(_) | Move::Empty(_) | Move::Rest(_) => false,
     }
 }
 

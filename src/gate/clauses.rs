@@ -274,9 +274,8 @@ pub(super) fn may_stop_guest(case: &Case<'_>) -> Finding {
         Request::Migrate { how: Migration::Restart, .. } => {
             !allowed(&case.bounds.may_restart_guests)
         }
-        Request::Hibernate { .. } | Request::ShutDownGuest { .. } => {
-            !allowed(&case.bounds.may_stop_guests)
-        }
+        Request::Hibernate { .. } => !allowed(&case.bounds.may_hibernate_guests),
+        Request::ShutDownGuest { .. } => !allowed(&case.bounds.may_stop_guests),
         Request::Migrate { how: Migration::Live | Migration::Offline, .. }
         | Request::Wake { .. }
         | Request::StartGuest { .. }

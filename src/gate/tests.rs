@@ -98,6 +98,7 @@ fn home(request: Request) -> World {
         evidence: EvidenceKind::Runtime,
         may_rest: all(),
         may_stop_guests: BTreeSet::from([Vmid(201)]),
+        may_hibernate_guests: BTreeSet::from([Vmid(201)]),
         may_restart_guests: BTreeSet::from([Vmid(201)]),
         may_start_guests: BTreeSet::from([Vmid(203)]),
         never: BTreeSet::from([host("host1")]),
@@ -148,6 +149,10 @@ fn migrate(how: Migration) -> World {
 fn shut_down() -> World {
     let (guest, kind, host) = (Vmid(201), GuestKind::Vm, host("host2"));
     home(Request::ShutDownGuest { guest, kind, host, timeout_seconds: 60 })
+}
+
+fn hibernate() -> World {
+    home(Request::Hibernate { guest: Vmid(201), host: host("host2") })
 }
 
 fn start() -> World {
@@ -272,6 +277,7 @@ fn dangers() -> Vec<(&'static str, World)> {
             }),
         ),
         ("may_stop_guest", changed(shut_down(), |w| w.bounds.may_stop_guests.clear())),
+        ("may_stop_guest", changed(hibernate(), |w| w.bounds.may_hibernate_guests.clear())),
         (
             "may_stop_guest",
             changed(migrate(Migration::Restart), |w| w.bounds.may_restart_guests.clear()),
@@ -439,6 +445,7 @@ fn what_is_safe_is_cleared() {
         migrate(Migration::Live),
         migrate(Migration::Restart),
         shut_down(),
+        hibernate(),
         start(),
         wake(),
     ] {

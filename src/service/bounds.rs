@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use crate::cluster::{GuestSeen, HostName, Observation, Tier, Vmid};
 use crate::gate::{Bounds, EvidenceKind};
 use crate::ledger::{HostRecord, Ledger, Presence, Wants};
-use crate::policy::{GuestRule, GuestTraits, Host, Otherwise, Policy, Serves};
+use crate::policy::{GuestRule, GuestTraits, Host, OrElse, Otherwise, Policy, Serves};
 
 use super::Settings;
 
@@ -38,6 +38,7 @@ pub(super) fn bounds(
         evidence: EvidenceKind::from(policy.quorum().evidence),
         may_rest: may_rest(policy, ledger, now),
         may_stop_guests: guests_where(policy, seen, ledger, stops),
+        may_hibernate_guests: guests_where(policy, seen, ledger, hibernates),
         may_restart_guests: guests_where(policy, seen, ledger, |rule| rule.restart),
         may_start_guests: parked.map(|(guest, _)| *guest).collect(),
         never: never(policy, seen),
@@ -105,11 +106,21 @@ fn guests_where(
     seen.guests.iter().filter_map(ruled).collect()
 }
 
-/// The owner lets it be stopped when it has nowhere to go.
+/// The owner lets it be shut down when it has nowhere to go.
 fn stops(rule: &GuestRule) -> bool {
     match rule.otherwise {
-        Otherwise::Hibernate { .. } | Otherwise::ShutDown => true,
-        Otherwise::Migrate | Otherwise::KeepAwake => false,
+        Otherwise::ShutDown | Otherwise::Hibernate { or: OrElse::ShutDown } => true,
+        Otherwise::Hibernate { or: OrElse::Migrate | OrElse::KeepAwake }
+        | Otherwise::Migrate
+        | Otherwise::KeepAwake => false,
+    }
+}
+
+/// The owner lets it be suspended to disk when it has nowhere to go.
+fn hibernates(rule: &GuestRule) -> bool {
+    match rule.otherwise {
+        Otherwise::Hibernate { .. } => true,
+        Otherwise::ShutDown | Otherwise::Migrate | Otherwise::KeepAwake => false,
     }
 }
 
