@@ -34,9 +34,11 @@ pub fn agenda(config: &Path, args: &AgendaArgs) -> anyhow::Result<Exit> {
         false => {
             // The owner thinks in the zone the policies are written in.
             let sheet = Sheet::stdout(from);
-            let zone =
-                policy.rules().iter().flat_map(|rule| &rule.run).map(|one| one.zone().clone());
-            let sheet = zone.last().map_or(sheet.clone(), |zone| sheet.in_zone(zone));
+            let windows = policy.rules().iter().flat_map(|rule| &rule.run);
+            let sheet = match windows.map(|one| one.zone().clone()).next() {
+                Some(zone) => sheet.in_zone(zone),
+                None => sheet,
+            };
             paper::raw(draw(&sheet, &agenda).as_bytes())?;
         }
     }

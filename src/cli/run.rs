@@ -148,10 +148,10 @@ async fn watch(folder: PathBuf, news: mpsc::Sender<PolicyNews>, reload: Arc<Noti
     let mut source = Source::new(folder);
     let mut found = Some(source.reload());
     loop {
-        if let Some(found) = found {
-            if news.send(told(found)).await.is_err() {
-                return;
-            }
+        if let Some(found) = found
+            && news.send(told(found)).await.is_err()
+        {
+            return;
         }
         found = match tokio::time::timeout(POLICY_EVERY, reload.notified()).await {
             Ok(()) => Some(source.reload()),
