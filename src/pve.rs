@@ -181,9 +181,12 @@ impl<T: Transport, W: Waker, C: Clock> Live<T, W, C> {
         }
         let core = self.core.clone();
         let working = self.clock.working();
+        // Now, and not when the job first runs: on a real clock that is later than the questions of
+        // the same turn, and their answers would never count as this turn's.
+        let began = self.clock.now();
         self.jobs.spawn_local(async move {
             let mut asking = Asking::new(&core, working);
-            let look = look::look(&mut asking).await;
+            let look = look::look(&mut asking, began).await;
             let working = asking.end();
             let mut board = core.board.borrow_mut();
             look.remember(&mut board, &core.endpoints);

@@ -38,9 +38,9 @@ const STATUS: &str = "cluster status";
 const RESOURCES: &str = "resources";
 const TASKS: &str = "tasks";
 
-/// Asks the first host that answers.
-pub async fn look<T: Transport, C: Clock>(asking: &mut Asking<'_, T, C>) -> Look {
-    let mut look = Look::blank(asking.now());
+/// Asks the first host that answers; `began` is when the look was asked for.
+pub async fn look<T: Transport, C: Clock>(asking: &mut Asking<'_, T, C>, began: Moment) -> Look {
+    let mut look = Look::blank(began);
     let core = asking.core();
     let client = &core.client;
     let mut told = Vec::new();
