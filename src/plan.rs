@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::cluster::{HostName, Moment, Observation, Question, Tier, Vmid};
+use crate::cluster::{ClockState, HostName, Moment, Observation, Question, Tier, Vmid};
 use crate::ledger::{Ledger, Presence, Wants};
 use crate::policy::Policy;
 use crate::request::{Move, Request};
@@ -32,6 +32,8 @@ pub use hold::{Hold, Reason};
 
 use placement::Promised;
 
+/// The journal's last entry may be this much ahead of the clock: clocks are slewed now and then.
+const CLOCK_BEHIND: Duration = Duration::from_secs(2);
 /// A guest on its target whose run is not reported by then has not come up; its placing is dropped.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(600);
 
@@ -129,18 +131,30 @@ pub fn plan(policy: &Policy, seen: &Observation, ledger: &Ledger, now: Moment) -
     for host in scene.by_tier() {
         waking::wake(&scene, &mut plan, &host);
     }
-    // Without a whole look nothing is moved and nothing is switched off.
-    if seen.whole() {
+    // Without a whole look, or by a clock that may be wrong, nothing is moved and nothing is switched
+    // off: a wrong clock would carry every guest out of its window and back. What is under way goes on.
+    if !seen.whole() {
+        let what = seen.gaps.first().map_or("the cluster was not seen".into(), ToString::to_string);
+        plan.hold(Hold::Unseen { what });
+    } else if !clock_sound(&scene) {
+        plan.hold(Hold::ClockUnsure);
+    } else {
         let mut promised = Promised::default();
         resting::rest(&scene, &mut plan, &mut promised);
         placement::place(&scene, &mut plan, &mut promised);
-    } else {
-        let what = seen.gaps.first().map_or("the cluster was not seen".into(), ToString::to_string);
-        plan.hold(Hold::Unseen { what });
     }
     drop_unwanted(&scene, &mut plan);
     edges(&scene, &mut plan);
     plan
+}
+
+fn clock_sound(scene: &Scene<'_>) -> bool {
+    let synchronised = match scene.seen.clock {
+        ClockState::Synchronised => true,
+        ClockState::Unsynchronised | ClockState::Unknown => false,
+    };
+    let ahead = scene.ledger.last_at.is_none_or(|last| scene.now.civil + CLOCK_BEHIND >= last);
+    synchronised && ahead && scene.ledger.clock_stepped.is_none()
 }
 
 /// How every host stands and what is wanted of it, before anything is decided.
@@ -203,7 +217,7 @@ fn tell_doubts(scene: &Scene<'_>, plan: &mut Plan) {
             plan.hold(Hold::UnknownHost { host: host.clone() });
         }
         let record = scene.ledger.host(host);
-        if plan.states.get(host) == Some(&HostState::Missing) {
+        if record.presence == Presence::Missing {
             plan.hold(Hold::HostMissing { host: host.clone() });
         }
         if let (Presence::Resting, Some(at_leave), Some(now)) =

@@ -217,11 +217,11 @@ pub fn lead(scene: &Scene<'_>, host: &HostName, settings: &Host) -> Duration {
     }
 }
 
-/// Hosts to be woken, or kept, because the cluster has too few votes.
+/// Hosts to be woken because the cluster has too few votes.
 ///
-/// Without quorum every absent host with votes helps. With quorum and a `spare` to keep, absent hosts
-/// are taken in order of tier and name until the spare would be there; and hosts already awake whose
-/// leaving would cost it are kept.
+/// Without quorum every absent host with votes helps. With quorum and a `spare` to keep, as many as it
+/// takes: resting hosts before vanished ones, which may have no power, and nobody whose wake has just
+/// failed; then in order of tier and name.
 pub fn rescued(scene: &Scene<'_>) -> BTreeSet<HostName> {
     let quorum = scene.policy.quorum();
     if quorum.rescue == Rescue::Tell {
@@ -250,7 +250,10 @@ pub fn short_of_votes(scene: &Scene<'_>) -> BTreeSet<HostName> {
             };
             let wanted = count.needed.saturating_add(spare);
             let mut coming = count.present;
-            for host in absent().filter(|host| votes(host) > 0) {
+            let mut willing: Vec<HostName> =
+                absent().filter(|host| votes(host) > 0 && may_wake(scene, host)).collect();
+            willing.sort_by_key(|host| scene.ledger.host(host).presence == Presence::Missing);
+            for host in willing {
                 if coming >= wanted {
                     break;
                 }
@@ -260,4 +263,11 @@ pub fn short_of_votes(scene: &Scene<'_>) -> BTreeSet<HostName> {
         }
     }
     helping
+}
+
+/// Whether a packet may be expected to wake it: not frozen, with an address, and no wake just failed.
+fn may_wake(scene: &Scene<'_>, host: &HostName) -> bool {
+    let record = scene.ledger.host(host);
+    let addressed = scene.policy.host(host).is_some_and(|settings| !settings.macs.is_empty());
+    addressed && !scene.ledger.frozen.contains_key(host) && record.failed_wakes == 0
 }

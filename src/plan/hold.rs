@@ -95,7 +95,7 @@ impl fmt::Display for Reason {
             Reason::Rescue { spare } => {
                 write!(
                     f,
-                    "the cluster has fewer than {spare} votes above the majority, and this host's would help"
+                    "the cluster has too few votes ({spare} should be to spare), and this host's would help"
                 )
             }
             Reason::LeaseAwake { by, because, .. } => {
@@ -421,7 +421,7 @@ impl Hold {
                 "it goes on when the cluster answers again; `spot doctor` says what does not".into()
             }
             Hold::ClockUnsure => {
-                "start time synchronisation (chrony) on the host where spot runs".into()
+                "start time synchronisation (chrony) where spot runs; `timedatectl` shows whether it works".into()
             }
             Hold::UnknownHost { host } => {
                 format!("give {host} the name PVE has for it, or set `node:` in its policy")
@@ -510,9 +510,9 @@ impl fmt::Display for Hold {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Hold::Unseen { what } => write!(f, "{what}, so nothing is switched off or moved"),
-            Hold::ClockUnsure => {
-                f.write_str("the clock is not known to be right, so nothing is powered off")
-            }
+            Hold::ClockUnsure => f.write_str(
+                "the clock is not known to be right, so nothing is moved or switched off",
+            ),
             Hold::UnknownHost { host } => {
                 write!(f, "the policy names {host}, and the cluster has no such host")
             }
