@@ -351,10 +351,10 @@ impl WorldFile {
             if !nodes.insert(host.node.clone().unwrap_or_else(|| host.name.0.clone())) {
                 return Err(format!("two hosts have the node name of `{}`", host.name));
             }
-            if host.boot_seconds < 5 || host.shutdown_seconds < 8 {
+            if host.boot_seconds < 5 || host.shutdown_seconds < 14 {
                 return Err(format!(
                     "`{}` is faster than any machine: give boot_seconds 5 or more and \
-                     shutdown_seconds 8 or more",
+                     shutdown_seconds 14 or more",
                     host.name
                 ));
             }

@@ -23,8 +23,9 @@ use crate::pretend::task::{Doom, Step};
 const POWEROFF_DELAY: Duration = Duration::from_secs(2);
 /// Between the end of the API and leaving the cluster (recorded).
 const API_GOES_FIRST: Duration = Duration::from_secs(3);
-/// From guests stopped to the end of the API.
-const DAEMONS_STOP: Duration = Duration::from_secs(1);
+/// From guests stopped to the end of the API (recorded: a host asked to stop still answers 5 s later,
+/// and leaves after 12).
+const DAEMONS_STOP: Duration = Duration::from_secs(6);
 /// The network is up so long before corosync has joined: connections are refused then.
 const REFUSES_BEFORE_JOINING: Duration = Duration::from_secs(4);
 /// From an API that answers to the start of the guests.
@@ -467,7 +468,7 @@ impl World {
             self.tell(name.as_str(), "hangs in its shutdown");
             return;
         }
-        let before = POWEROFF_DELAY + DAEMONS_STOP * 2 + API_GOES_FIRST;
+        let before = POWEROFF_DELAY + DAEMONS_STOP + API_GOES_FIRST;
         let left = host.shutdown_takes.saturating_sub(before);
         self.after(left, Due::Host(name.clone(), boot, Stage::PowerGone));
     }

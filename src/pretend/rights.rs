@@ -17,7 +17,7 @@ pub const DEFAULT_TOKEN: &str = "root@pam!full";
 pub const DEFAULT_SECRET: &str = "00000000-0000-0000-0000-000000000000";
 
 /// Every privilege there is (PVE 8.4, and what 9 has in place of `VM.Monitor`).
-const EVERY_PRIVILEGE: [&str; 45] = [
+const EVERY_PRIVILEGE: [&str; 48] = [
     "Datastore.Allocate",
     "Datastore.AllocateSpace",
     "Datastore.AllocateTemplate",
@@ -61,6 +61,9 @@ const EVERY_PRIVILEGE: [&str; 45] = [
     "VM.Snapshot",
     "VM.Snapshot.Rollback",
     "VM.GuestAgent.Audit",
+    "VM.GuestAgent.FileRead",
+    "VM.GuestAgent.FileSystemMgmt",
+    "VM.GuestAgent.FileWrite",
     "VM.GuestAgent.Unrestricted",
     "VM.Replicate",
 ];
@@ -190,8 +193,8 @@ impl World {
         let mut rights = token.on(path);
         rights.retain(|name, _| match name.as_str() {
             "VM.Monitor" => major < 9,
-            "VM.GuestAgent.Audit" | "VM.GuestAgent.Unrestricted" | "VM.Replicate" => major >= 9,
-            _ => true,
+            "VM.Replicate" => major >= 9,
+            other => major >= 9 || !other.starts_with("VM.GuestAgent."),
         });
         rights
     }
@@ -211,8 +214,11 @@ impl World {
     ) -> BTreeMap<String, BTreeMap<String, bool>> {
         let mut paths: BTreeSet<String> =
             WELL_KNOWN.iter().map(|path| (*path).to_owned()).collect();
-        paths.extend(token.own.0.keys().cloned());
-        paths.extend(token.user.iter().flat_map(|user| user.0.keys().cloned()));
+        // Paths somebody wrote an entry for are listed for everybody who has a right there.
+        for other in self.tokens.values() {
+            paths.extend(other.own.0.keys().cloned());
+            paths.extend(other.user.iter().flat_map(|user| user.0.keys().cloned()));
+        }
         let listed = paths.into_iter().map(|path| {
             let rights = self.rights_on(token, &path, major);
             (path, rights)

@@ -46,6 +46,10 @@ pub(super) fn route(asking: &mut Asking, method: &str, rest: &[&str]) -> Answer 
         ("GET", ["ha", "status", "manager_status"]) => audited(asking, &[], manager_status),
         ("GET", ["ha", "resources"]) => audited(asking, &["type"], ha_resources),
         ("GET", ["ha", "resources", sid]) => ha_resource(asking, sid),
+        ("GET", ["ha", "groups"]) if asking.nine() => {
+            asking.need("/", "Sys.Audit")?;
+            Err(failed("cannot index groups: ha groups have been migrated to rules"))
+        }
         ("GET", ["ha", "groups"]) => audited(asking, &[], |_| json!([])),
         ("GET", ["ha", "rules"]) if asking.nine() => {
             audited(asking, &["type", "resource"], |_| json!([]))
@@ -118,13 +122,20 @@ fn resources(asking: &Asking) -> Answer {
     if wanted("node") {
         entries.extend(asking.world.hosts().map(|host| {
             let mut entry = node_figures(asking, host);
-            entry.insert("cgroup-mode".into(), json!(2));
+            // From the host's own broadcast, which outlives its figures.
+            let since = asking.world.hosts[&asking.at].joined_at;
+            if host.reported_at.is_some_and(|at| at >= since) {
+                entry.insert("cgroup-mode".into(), json!(2));
+            }
             entry.insert("hastate".into(), json!("online"));
             Value::Object(entry)
         }));
     }
     if wanted("storage") {
         entries.extend(storage_resources(asking));
+    }
+    if wanted("sdn") {
+        entries.extend(asking.world.hosts().filter_map(|host| zone_resource(asking, host)));
     }
     Ok(Value::Array(entries).into())
 }
@@ -211,8 +222,8 @@ fn node_figures(asking: &Asking, host: &Host) -> Map<String, Value> {
     entry.insert("maxcpu".into(), json!(host.cores));
     entry.insert("maxmem".into(), json!(host.memory_bytes));
     entry.insert("maxdisk".into(), json!(270_553_174_016_u64));
-    entry.insert("disk".into(), json!(20_683_005_952_u64));
     if member {
+        entry.insert("disk".into(), json!(20_683_005_952_u64));
         entry.insert("cpu".into(), json!(0.0671471172962227));
         entry.insert("mem".into(), json!(world.memory_used(&host.name)));
         entry.insert("uptime".into(), json!(host.reported_uptime));
@@ -260,6 +271,25 @@ fn storage_resources(asking: &Asking) -> Vec<Value> {
         }
     }
     entries
+}
+
+/// The zone every host has, whether it is there or not.
+fn zone_resource(asking: &Asking, host: &Host) -> Option<Value> {
+    let seen = asking.may("/sdn/zones/localnetwork", "SDN.Audit");
+    if !seen {
+        return None;
+    }
+    let node = &host.node;
+    if asking.nine() {
+        return Some(json!({
+            "id": format!("network/{node}/zone/localnetwork"), "type": "network", "node": node,
+            "network": "localnetwork", "network-type": "zone", "status": "ok",
+        }));
+    }
+    Some(json!({
+        "id": format!("sdn/{node}/localnetwork"), "type": "sdn", "node": node,
+        "sdn": "localnetwork", "status": "ok",
+    }))
 }
 
 /// Every host's broadcast list; that of a host which went off stays as it was.
@@ -344,9 +374,8 @@ fn qdevice(asking: &Asking) -> Value {
         "Algorithm": if ffsplit { "Fifty-Fifty split" } else { "LMS" },
         "Tie-breaker": "Node with lowest node ID",
     });
-    if connected {
-        entry["Last poll call"] = json!(format!("{last} (cast vote)"));
-    }
+    let vote = if connected { " (cast vote)" } else { "" };
+    entry["Last poll call"] = json!(format!("{last}{vote}"));
     entry
 }
 
@@ -412,9 +441,6 @@ fn ha_current(asking: &Asking) -> Value {
         "quorate": u8::from(quorate), "status": quorum,
     })];
     let services = ha_services(asking);
-    if services.is_empty() {
-        return Value::Array(entries);
-    }
     let (second, date) = (world.now().as_second(), ha_date(world.now()));
     if let Some(master) = master(asking) {
         let node = &world.hosts[&master].node;
@@ -436,9 +462,14 @@ fn ha_current(asking: &Asking) -> Value {
             (true, true) => "active",
             (true, false) => "idle",
         };
+        let watchdog = match (asking.nine(), busy) {
+            (false, _) => "",
+            (true, true) => ", watchdog active",
+            (true, false) => ", watchdog standby",
+        };
         entries.push(json!({
             "id": format!("lrm:{node}"), "type": "lrm", "node": node, "timestamp": second,
-            "status": format!("{node} ({mode}, {date})"),
+            "status": format!("{node} ({mode}{watchdog}, {date})"),
         }));
     }
     entries.extend(services.iter().map(|guest| {

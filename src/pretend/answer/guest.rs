@@ -138,9 +138,14 @@ pub(super) fn config_keys(guest: &Guest) -> Vec<(String, Value)> {
         GuestKind::Vm => {
             put("memory", json!(guest.memory_mib.to_string()));
             put("name", json!(guest.name));
+            let tail = guest.vmid.0;
+            if !guest.disks.is_empty() {
+                put("boot", json!("order=scsi0"));
+                let mac = format!("BC:24:11:00:{:02X}:{:02X}", tail / 256 % 256, tail % 256);
+                put("net0", json!(format!("virtio={mac},bridge=vmbr0")));
+            }
             put("ostype", json!("l26"));
             put("scsihw", json!("virtio-scsi-pci"));
-            let tail = guest.vmid.0;
             put("smbios1", json!(format!("uuid=4b4f5d52-0e29-4d0e-a0c4-{tail:012}")));
             for (index, disk) in guest.disks.iter().enumerate() {
                 put(&format!("scsi{index}"), json!(volume(&disk.storage, index, disk.gib)));
@@ -287,12 +292,16 @@ fn precondition(asking: &mut Asking, kind: GuestKind, vmid: Vmid) -> Answer {
         .enumerate()
         .filter(|(_, disk)| !asking.world.is_shared(&disk.storage))
         .map(|(index, disk)| {
-            json!({
+            let mut entry = json!({
                 "cdrom": 0, "drivename": format!("scsi{index}"), "is_attached": 1,
                 "is_tpmstate": 0, "is_unused": 0, "is_vmstate": 0, "replicate": 1, "shared": 0,
                 "size": disk.gib << 30,
                 "volid": format!("{}:{vmid}/vm-{vmid}-disk-{index}.raw", disk.storage),
-            })
+            });
+            if asking.nine() {
+                entry["is_cloudinit"] = json!(0);
+            }
+            entry
         })
         .collect();
     let resources: Vec<String> =
@@ -448,7 +457,10 @@ fn suspend(asking: &mut Asking, kind: GuestKind, vmid: Vmid) -> Answer {
     }
     let to_disk = asking.flag("todisk")?;
     if asking.params.contains_key("statestorage") && !to_disk {
-        let text = "missing property - 'statestorage' requires this property";
+        let text = match asking.nine() {
+            false => "missing property - 'statestorage' requires this property",
+            true => "missing property required by 'statestorage'",
+        };
         return Err(bad("todisk", text));
     }
     let guest = here(asking, kind, vmid)?.clone();

@@ -20,7 +20,7 @@ const REPOID_9: &str = "14a22df35955d97d";
 /// Entries of a task list where `limit` says nothing.
 const TASK_LIMIT: u64 = 50;
 
-const INDEX: [&str; 38] = [
+const INDEX: [&str; 40] = [
     "aplinfo",
     "apt",
     "capabilities",
@@ -55,10 +55,12 @@ const INDEX: [&str; 38] = [
     "suspendall",
     "syslog",
     "tasks",
+    "termproxy",
     "time",
     "version",
     "vncshell",
     "vzdump",
+    "wakeonlan",
 ];
 
 const SERVICES: [(&str, bool); 19] = [
@@ -88,8 +90,9 @@ pub(super) fn route(mut asking: Asking, method: &str, node: &str, rest: &[&str])
     match (method, rest) {
         // The index and the magic packet are the asked host's own work.
         ("GET", []) => {
-            let index: Value = INDEX.iter().map(|name| json!({ "name": name })).collect();
-            Ok(index.into())
+            let newer = asking.nine().then_some("query-oci-repo-tags");
+            let names = INDEX.into_iter().chain(newer);
+            Ok(names.map(|name| json!({ "name": name })).collect::<Value>().into())
         }
         ("POST", ["wakeonlan"]) => wake(&mut asking, node),
         ("GET", ["status"]) => {
@@ -275,7 +278,7 @@ fn shut_down(asking: &mut Asking) -> Answer {
 }
 
 fn config(asking: &mut Asking) -> Answer {
-    let properties = [
+    let mut properties = vec![
         "acme",
         "acmedomain0",
         "acmedomain1",
@@ -288,6 +291,9 @@ fn config(asking: &mut Asking) -> Answer {
         "startall-onboot-delay",
         "wakeonlan",
     ];
+    if asking.nine() {
+        properties.insert(9, "location");
+    }
     let wanted = asking.word("property", &properties)?;
     let host = &asking.world.hosts[&asking.at];
     let mut all = Map::new();
@@ -472,8 +478,9 @@ fn task_log(asking: &mut Asking, upid: &str) -> Answer {
         Err(Refusal::Parameters(errors))
             if errors.get("upid").is_some_and(|e| e == "no such task") =>
         {
-            // Recorded: an object where a list belongs, and 200.
-            let data = json!({ "n": 1, "t": "unable to open file - No such file or directory" });
+            // Recorded: 200, and in version 8 an object where a list belongs.
+            let line = json!({ "n": 1, "t": "unable to open file - No such file or directory" });
+            let data = if asking.nine() { json!([line]) } else { line };
             return Ok(Good { data, total: Some(1), takes: Duration::ZERO });
         }
         Err(other) => return Err(other),

@@ -48,6 +48,7 @@ pub(super) fn text(world: &World, at: &HostName) -> String {
     let _ = writeln!(out, "==== info about jobs ====\n");
     command(&mut out, "cat /etc/pve/jobs.cfg", "");
     if nine {
+        let _ = writeln!(out, "==== info about replication ====\n");
         command(&mut out, "cat /etc/pve/replication.cfg", "");
     }
     let _ = writeln!(out, "==== info about hardware ====\n");
