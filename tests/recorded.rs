@@ -1,7 +1,7 @@
-//! Holds the pretended server against what real Proxmox VE 8.4.21 and 9.2.11 servers were recorded to
-//! say (`tests/recorded/server`): for each situation the world is brought into it, asked the same
-//! things in the same order, and answers with the same status, reason phrase, headers that matter,
-//! names, JSON types and texts. The timelines are held to the same order of events.
+//! Holds the pretended server against what real Proxmox VE 8.4.21 and 9.2.11 servers were recorded
+//! to say (`tests/recorded/server`): for each situation the world is brought into it, asked the
+//! same things in the same order, and answers with the same status, reason phrase, headers that
+//! matter, names, JSON types and texts. The timelines are held to the same order of events.
 //!
 //! Differences that are meant stand in [`MEANT`], one by one with the reason; one that no longer
 //! occurs must be taken out again.
@@ -126,41 +126,9 @@ fn home(version: &str, votes: &str, more: &str) -> String {
             votes[number - 1]
         )
     };
-    let token = |id: &str, rights: &str, user: &str| {
-        format!("  - {{id: '{id}', secret: s, rights: {rights}{user}}}\n")
-    };
-    let ops = "{by: {/: [Sys.Audit], /vms: [VM.Audit, VM.Migrate, VM.PowerMgmt], \
-               /storage: [Datastore.Audit]}}";
-    let audit = "{by: {/: [Datastore.Audit, Mapping.Audit, Pool.Audit, SDN.Audit, Sys.Audit, VM.Audit, VM.GuestAgent.Audit]}}";
-    [
-        "cluster: realtest\nhosts:\n".to_owned(),
-        host(1) + &host(2) + &host(3),
-        "storages:\n\
-         \x20 - {name: local, content: 'rootdir,images,iso,backup,vztmpl'}\n\
-         \x20 - {name: shared, shared: true, content: images}\n\
-         guests:\n\
-         \x20 - {vmid: 100, kind: vm, name: web, host: pve1, cores: 2, memory_mib: 512, tags: [prod, web], deaf: true, disks: [{storage: shared, gib: 1}]}\n\
-         \x20 - {vmid: 101, kind: vm, name: local-disk, host: pve1, state: stopped, memory_mib: 256, disks: [{storage: local, gib: 1}]}\n\
-         \x20 - {vmid: 102, kind: vm, name: pinned, host: pve2, state: stopped, memory_mib: 256, hostpci: ['0000:01:00.0']}\n\
-         \x20 - {vmid: 103, kind: vm, name: db, host: pve1, memory_mib: 256, deaf: true, disks: [{storage: shared, gib: 1}]}\n\
-         \x20 - {vmid: 104, kind: vm, name: auto, host: pve3, memory_mib: 256, onboot: true, startup: {down: 20}, deaf: true, disks: [{storage: shared, gib: 1}]}\n\
-         \x20 - {vmid: 105, kind: vm, name: cache, host: pve1, memory_mib: 256, deaf: true, disks: [{storage: shared, gib: 1}]}\n\
-         \x20 - {vmid: 200, kind: ct, name: ct1, host: pve3, state: stopped, memory_mib: 128, disks: [{storage: local, gib: 1}]}\n"
-            .to_owned(),
-        "tokens:\n".to_owned(),
-        token("root@pam!full", "full", ""),
-        token("op@pve!nopriv", "{by: {}}", ""),
-        token("blind@pve!tok", "{by: {}}", ""),
-        token("op@pve!audit", audit, ""),
-        token("ops@pve!nodeonly", "{by: {/nodes/pve2: [Sys.Audit]}}", ""),
-        token("hand@pve!key", "suffices", ""),
-        token("hand@pve!sep", "{by: {}}", ", user_rights: suffices"),
-        token("op@pve!old", "full", ", expired: true"),
-        token("op@pve!move", "{by: {/vms: [VM.Audit, VM.Migrate]}}", ""),
-        token("ops@pve!svc", ops, ""),
-        more.to_owned(),
-    ]
-    .concat()
+    let rest = fs::read_to_string(folder().join("home.yaml")).expect("the recorded home");
+    let hosts = host(1) + &host(2) + &host(3);
+    format!("cluster: realtest\nhosts:\n{hosts}{rest}{more}")
 }
 
 /// Brings the world into the situation of a file.
@@ -761,4 +729,190 @@ fn every_recorded_answer_is_given_in_the_same_form() {
         assert!(seen, "`{part}` no longer differs ({why}): take it out of the table");
     }
     assert!(unexpected.is_empty(), "of {asked} answers:\n{}", unexpected.join("\n"));
+}
+
+/// One line of a timeline, and what the world shows at such a moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Seen {
+    online: bool,
+    node_status: String,
+    /// What pve3's own address says: `200`, `refused`, or neither.
+    direct: String,
+}
+
+/// A timeline's story about pve3: each line once, however long it lasted.
+fn timeline(name: &str) -> Vec<Seen> {
+    let text = fs::read_to_string(folder().join(name)).expect("a timeline");
+    let mut story: Vec<Seen> = Vec::new();
+    for line in text.lines() {
+        let line: Value = serde_json::from_str(line).expect("a timeline is JSON lines");
+        let (Some(online), Some(direct)) = (line["online"].as_u64(), line["direct"].as_str())
+        else {
+            continue;
+        };
+        // Silent or unreachable depends on the neighbour cache; both mean that nothing answers.
+        let direct = if ["200", "refused"].contains(&direct) { direct } else { "nothing" };
+        let node_status = line["node_status"].as_str().unwrap_or_default().to_owned();
+        let seen = Seen { online: online == 1, node_status, direct: direct.to_owned() };
+        // Two questions were asked one after the other, and the membership changed in between.
+        if seen.online == (seen.node_status == "offline") {
+            continue;
+        }
+        if story.last() != Some(&seen) {
+            story.push(seen);
+        }
+    }
+    story
+}
+
+/// The same story told by the world after `event`.
+fn told(world: &mut World, seconds: u32) -> Vec<Seen> {
+    let mut story: Vec<Seen> = Vec::new();
+    let (pve1, pve3) = (HostName::from("pve1"), HostName::from("pve3"));
+    for _ in 0..seconds * 10 {
+        let asking = ApiRequest {
+            method: "GET".into(),
+            path: "/cluster/resources".into(),
+            query: vec![("type".into(), "node".into())],
+            form: Vec::new(),
+            authorization: Some("PVEAPIToken=root@pam!full=s".into()),
+        };
+        let body = answer(world, &pve1, &asking).body;
+        let body: Value = serde_json::from_slice(&body).expect("an answer");
+        let entries = body["data"].as_array().expect("a list");
+        let entry = entries.iter().find(|entry| entry["node"] == "pve3").expect("pve3");
+        let direct = match world.door(&pve3) {
+            Door::Answers => "200",
+            Door::Refuses => "refused",
+            Door::Silent | Door::NoRoute => "nothing",
+        };
+        let seen = Seen {
+            online: world.sees(&pve1, &pve3),
+            node_status: text(entry, "status").to_owned(),
+            direct: direct.into(),
+        };
+        if story.last() != Some(&seen) {
+            story.push(seen);
+        }
+        world.advance_to(world.now() + Duration::from_millis(100));
+    }
+    story
+}
+
+fn press(world: &mut World) {
+    befall(world, Event::Press("pve3".into()));
+}
+
+fn recorded_home(version: &str, guest: bool) -> World {
+    let mut world = World::read(&home(version, "1/1/1", "")).expect("the recorded home");
+    pass(&mut world, 30);
+    if !guest {
+        befall(&mut world, Event::StopGuest(Vmid(104)));
+        pass(&mut world, 12);
+    }
+    world
+}
+
+#[test]
+fn a_shutdown_goes_in_the_recorded_order() {
+    for (version, file) in [
+        ("8.4.21", "timeline-8.4-a-shutdown-empty.jsonl"),
+        ("9.2.11", "timeline-9.2-a-shutdown-empty.jsonl"),
+    ] {
+        let mut world = recorded_home(version, false);
+        press(&mut world);
+        let own = told(&mut world, 60);
+        // The recorders asked each second: the API's end and the leave often fell into one.
+        let ends: Vec<&Seen> = own.iter().filter(|s| s.online || s.direct != "refused").collect();
+        let recorded = timeline(file);
+        assert_eq!(recorded.first(), own.first(), "{file}");
+        assert_eq!(recorded.last(), own.last(), "{file}");
+        assert!(ends.iter().any(|seen| seen.online && seen.direct == "refused"), "{own:?}");
+        let offline = own.iter().position(|seen| !seen.online).expect("it leaves");
+        assert!(own[offline..].iter().all(|seen| !seen.online && seen.node_status == "offline"));
+    }
+}
+
+#[test]
+fn a_wake_goes_in_the_recorded_order() {
+    for (version, off_for, file) in [
+        ("8.4.21", 60, "timeline-8.4-b-wake-after-1min.jsonl"),
+        ("9.2.11", 60, "timeline-9.2-b-wake-after-1min.jsonl"),
+        ("9.2.11", 360, "timeline-9.2-b-wake-after-6min.jsonl"),
+    ] {
+        let mut world = recorded_home(version, false);
+        press(&mut world);
+        pass(&mut world, 30 + off_for);
+        press(&mut world);
+        let own = told(&mut world, 90);
+        let mut recorded = timeline(file);
+        // Before the machine's network is up nothing answers, however long that was asked for.
+        recorded.retain(|seen| seen.online || seen.direct != "200");
+        assert_eq!(own, recorded, "{file}");
+    }
+}
+
+#[test]
+fn a_power_loss_is_noticed_in_the_recorded_order() {
+    for (version, file) in [
+        ("8.4.21", "timeline-8.4-c-power-loss.jsonl"),
+        ("9.2.11", "timeline-9.2-c-power-loss.jsonl"),
+    ] {
+        let mut world = recorded_home(version, true);
+        let before = told(&mut world, 1);
+        befall(&mut world, Event::Cut("pve3".into()));
+        let own = [before, told(&mut world, 120)].concat();
+        let mut recorded = timeline(file);
+        recorded.dedup();
+        assert_eq!(own, recorded, "{file}");
+    }
+}
+
+#[test]
+fn a_migration_to_a_dead_host_ends_aborted_and_leaves_the_guest_alone() {
+    let mut world = recorded_home("8.4.21", true);
+    befall(&mut world, Event::Cut("pve3".into()));
+    pass(&mut world, 60);
+    let asking = ApiRequest {
+        method: "POST".into(),
+        path: "/nodes/pve1/qemu/105/migrate".into(),
+        query: Vec::new(),
+        form: vec![("target".into(), "pve3".into()), ("online".into(), "1".into())],
+        authorization: Some("PVEAPIToken=root@pam!full=s".into()),
+    };
+    let given = answer(&mut world, &"pve1".into(), &asking);
+    let body: Value = serde_json::from_slice(&given.body).expect("an answer");
+    let upid = text(&body, "data").to_owned();
+    assert!(world.task(&upid).expect("its task").running());
+    pass(&mut world, 4);
+    let ended = world.task(&upid).expect("its task").ended.clone().expect("it ended");
+    assert_eq!(ended.1, "migration aborted");
+    let guest = world.guest(Vmid(105)).expect("the guest");
+    assert_eq!((guest.host.as_str(), guest.lock.as_deref()), ("pve1", None));
+    // Asking so is a broken promise, and the world says so.
+    assert_eq!(world.tally().promises_broken.len(), 1);
+}
+
+#[test]
+fn a_cold_start_is_quorate_alone_and_knows_no_names_at_first() {
+    let mut world = world_for("8.4.21", "cold-start-pve1-alone");
+    let pve1 = HostName::from("pve1");
+    assert!(world.quorate(&pve1));
+    let names = |world: &mut World| {
+        let asking = ApiRequest {
+            method: "GET".into(),
+            path: "/cluster/resources".into(),
+            query: vec![("type".into(), "vm".into())],
+            form: Vec::new(),
+            authorization: Some("PVEAPIToken=root@pam!full=s".into()),
+        };
+        let body: Value =
+            serde_json::from_slice(&answer(world, &pve1, &asking).body).expect("JSON");
+        let entries = body["data"].as_array().expect("a list").clone();
+        entries.iter().filter(|entry| entry.get("name").is_some()).count()
+    };
+    assert_eq!(names(&mut world), 0);
+    pass(&mut world, 12);
+    // Its own four are known again; those of the hosts that are still off are not.
+    assert_eq!(names(&mut world), 4);
 }

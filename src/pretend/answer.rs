@@ -1,9 +1,9 @@
 //! PVE's API over the pretended world: one pure function from a request to an answer.
 //!
-//! It imitates the habits of PVE 8.4 and 9.2 as recorded, not as documented: who checks what in which
-//! order (credential, path, right, forwarding, parameters), the exact texts, empty bodies where PVE
-//! gives none, strings where PVE has strings, and how long each answer takes. A request is judged by
-//! the version of the host that executes it.
+//! It imitates the habits of PVE 8.4 and 9.2 as recorded, not as documented: who checks what in
+//! which order (credential, path, right, forwarding, parameters), the exact texts, empty bodies
+//! where PVE gives none, strings where PVE has strings, and how long each answer takes. A request
+//! is judged by the version of the host that executes it.
 //!
 //! The rooms: `cluster` for `/cluster`, `/access` and `/version`, `node` for `/nodes/{n}`, `guest`
 //! for what is below a guest, `report` for the text of `/nodes/{n}/report`.

@@ -5,11 +5,11 @@
 //! declared by holding a [`Working`]; whoever rests is woken *already holding* a new one, so that
 //! time cannot leap again before the woken one has run.
 //!
-//! A caller that waits for an answer over a socket keeps its [`Working`], for the clock must not leap
-//! between sending and arriving. The pretended server, when its answer takes a while, therefore
-//! sleeps *in the caller's stead* ([`Passing::pass_until`]): its sleep cancels one `Working` until
-//! it is over. Several calls in flight need a `Working` each; under a shared one they all end when
-//! the slowest does.
+//! A caller that waits for an answer over a socket keeps its [`Working`], for the clock must not
+//! leap between sending and arriving. The pretended server, when its answer takes a while,
+//! therefore sleeps *in the caller's stead* ([`Passing::pass_until`]): its sleep cancels one
+//! `Working` until it is over. Several calls in flight need a `Working` each; under a shared one
+//! they all end when the slowest does.
 //!
 //! tokio's paused time was not used: it jumps while sockets still carry bytes.
 //!

@@ -1,8 +1,9 @@
-//! Guests of the pretended cluster: what they are, what starts and stops them, what hands do to them.
+//! Guests of the pretended cluster: what they are, what starts and stops them, what hands do to
+//! them.
 //!
-//! A guest's place is the folder its config lies in, as in PVE: exact at once, and untouched when its
-//! host dies. Whether it runs is known to its host alone; the rest of the cluster believes the last
-//! broadcast.
+//! A guest's place is the folder its config lies in, as in PVE: exact at once, and untouched when
+//! its host dies. Whether it runs is known to its host alone; the rest of the cluster believes the
+//! last broadcast.
 //!
 //! **Does not know:** HTTP, where a guest ought to be.
 
@@ -18,7 +19,8 @@ use super::task::{Aim, Caller, Step};
 use super::world::{Due, World};
 use crate::cluster::{GuestKind, HostName, Vmid};
 
-/// Between one guest of startall and the next, where its `up` says nothing (VMs; none for containers).
+/// Between one guest of startall and the next, where its `up` says nothing (VMs; none for
+/// containers).
 const UP_DELAY: Duration = Duration::from_secs(3);
 /// A start within startall.
 const ONE_START: Duration = Duration::from_secs(2);

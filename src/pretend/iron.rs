@@ -1,4 +1,5 @@
-//! Power and membership of the pretended hosts: who runs corosync, who sees whom, and who is quorate.
+//! Power and membership of the pretended hosts: who runs corosync, who sees whom, and who is
+//! quorate.
 //!
 //! [`Iron`] is the small seam behind which real corosync daemons can stand in one test;
 //! [`Arithmetic`] is what stands there otherwise. It counts votes in its own words, after what was
@@ -37,7 +38,8 @@ pub struct View {
     pub quorum: u32,
     pub flags: Vec<&'static str>,
     pub members: Vec<Member>,
-    /// Votes the device casts for this host, with a note of the configured ones where it casts none.
+    /// Votes the device casts for this host, with a note of the configured ones where it casts
+    /// none.
     pub device: Option<(u32, Option<u32>)>,
 }
 
@@ -157,7 +159,8 @@ impl Arithmetic {
         self.hosts.get_mut(host).expect("the world asks only for hosts it has")
     }
 
-    /// Votes the configuration gives the device: one less than there are hosts when it does not say.
+    /// Votes the configuration gives the device: one less than there are hosts when it does not
+    /// say.
     fn device_votes(&self) -> u32 {
         let unsaid = u32::try_from(self.hosts.len()).expect("few hosts").saturating_sub(1);
         self.device.as_ref().map_or(0, |device| device.votes.unwrap_or(unsaid))
@@ -498,7 +501,8 @@ mod tests {
 
     #[test]
     fn a_dead_device_counts_against_everybody() {
-        // 1/1/1 lms: E5 Q3; with the server any single host is quorate, without it all three are needed.
+        // 1/1/1 lms: E5 Q3; with the server any single host is quorate, without it all three are
+        // needed.
         let [_, two, three, _] = names();
         let mut iron = iron(&[1, 1, 1], Some((false, Some(2))), false);
         all_on(&mut iron);

@@ -1,9 +1,9 @@
 //! Hosts that boot, serve, stop, hang and vanish.
 //!
 //! The order of a boot and of a shutdown is the recorded one: membership comes some 10 s before the
-//! API, the API goes some 3 s before membership, guests are stopped while the API still answers, and
-//! a host is off only well after it left. A magic packet starts a host that is truly off and nothing
-//! else.
+//! API, the API goes some 3 s before membership, guests are stopped while the API still answers,
+//! and a host is off only well after it left. A magic packet starts a host that is truly off and
+//! nothing else.
 //!
 //! **Does not know:** who asked, and whether that was wise (it only counts).
 
@@ -23,8 +23,8 @@ use crate::pretend::task::{Doom, Step};
 const POWEROFF_DELAY: Duration = Duration::from_secs(2);
 /// Between the end of the API and leaving the cluster (recorded).
 const API_GOES_FIRST: Duration = Duration::from_secs(3);
-/// From guests stopped to the end of the API (recorded: a host asked to stop still answers 5 s later,
-/// and leaves after 12).
+/// From guests stopped to the end of the API (recorded: a host asked to stop still answers 5 s
+/// later, and leaves after 12).
 const DAEMONS_STOP: Duration = Duration::from_secs(6);
 /// The network is up so long before corosync has joined: connections are refused then.
 const REFUSES_BEFORE_JOINING: Duration = Duration::from_secs(4);

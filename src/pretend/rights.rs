@@ -175,7 +175,8 @@ impl World {
         self.tokens.values().next().map(|token| (token.id.as_str(), token.secret.as_str()))
     }
 
-    /// What `token` may do on `path`; privileges PVE of this major version does not know are left out.
+    /// What `token` may do on `path`; privileges PVE of this major version does not know are left
+    /// out.
     pub(crate) fn rights_on(
         &self,
         token: &Token,
@@ -238,8 +239,8 @@ mod tests {
     #[test]
     fn a_deeper_entry_replaces_what_it_would_inherit() {
         let world = World::read(
-            "hosts: [{name: a}]\ntokens: [{id: 'u@pve!t', secret: s, rights: {by: {'/': [Sys.Audit], \
-             '/nodes/a': [Sys.PowerMgmt]}}}]",
+            "hosts: [{name: a}]\ntokens: [{id: 'u@pve!t', secret: s, \
+             rights: {by: {'/': [Sys.Audit], '/nodes/a': [Sys.PowerMgmt]}}}]",
         )
         .unwrap();
         let token = token(&world);

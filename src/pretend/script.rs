@@ -1,5 +1,5 @@
-//! What befalls the pretended world from outside: the owner's hand, the mains, faults; as written in
-//! a world file, or drawn from a seed.
+//! What befalls the pretended world from outside: the owner's hand, the mains, faults; as written
+//! in a world file, or drawn from a seed.
 //!
 //! Every fault has a bound (so many times, so long): a world in which nothing ever works again
 //! proves only that `spot` can wait.

@@ -2,10 +2,10 @@
 //! real magic packets.
 //!
 //! Each host's port behaves as its machine would: it refuses while the host sleeps or its API is
-//! down, is silent just after a crash, and drops what was connected when the API stops. The wire has
-//! PVE's habits: errors carry their text as the reason phrase and close the connection, an idle one
-//! is closed after 5 s and every one after 100 requests, chunked bodies are refused, so are bodies on
-//! GET and DELETE. Hosts have certificates of one CA, as PVE makes them.
+//! down, is silent just after a crash, and drops what was connected when the API stops. The wire
+//! has PVE's habits: errors carry their text as the reason phrase and close the connection, an idle
+//! one is closed after 5 s and every one after 100 requests, chunked bodies are refused, so are
+//! bodies on GET and DELETE. Hosts have certificates of one CA, as PVE makes them.
 //!
 //! Socket limits are real time, answers take the world's.
 //!
@@ -47,7 +47,8 @@ const IDLE: Duration = Duration::from_secs(5);
 const REQUESTS_PER_CONNECTION: u32 = 100;
 /// Connections that wait to be taken.
 const BACKLOG: u32 = 256;
-/// On a silent host a caller waits this long, on the world's clock; no call waits longer on PVE's proxy.
+/// On a silent host a caller waits this long, on the world's clock; no call waits longer on PVE's
+/// proxy.
 const SILENCE: Duration = Duration::from_secs(30);
 /// Binding a host's port again may meet the last breath of the old listener.
 const BIND_ATTEMPTS: u32 = 50;
@@ -96,8 +97,8 @@ impl<C: Passing> Rooms<C> {
     }
 }
 
-/// Serves `world` at `listen` (its first host; the others on the next ports, or on any when the port
-/// is 0) and hears magic packets at `magic`. Must be called inside a `LocalSet`.
+/// Serves `world` at `listen` (its first host; the others on the next ports, or on any when the
+/// port is 0) and hears magic packets at `magic`. Must be called inside a `LocalSet`.
 pub async fn serve<C: Passing>(
     world: Shared,
     listen: SocketAddr,

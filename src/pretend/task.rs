@@ -1,8 +1,8 @@
 //! PVE's workers: tasks with UPIDs and logs, and how each kind of work goes on, step by step.
 //!
 //! Texts and times follow the recordings: a migration locks its guest 0.9 s after it was asked, the
-//! guest changes hosts still locked, and lock and task end together some seconds later. A task whose
-//! host loses power never writes its last line; the host finds it so at its next boot.
+//! guest changes hosts still locked, and lock and task end together some seconds later. A task
+//! whose host loses power never writes its last line; the host finds it so at its next boot.
 //!
 //! **Does not know:** HTTP, rights.
 

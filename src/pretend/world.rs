@@ -1,12 +1,12 @@
 //! The pretended cluster itself: a deterministic state machine over the world's own time.
 //!
-//! Everything that will happen stands in one queue ordered by instant; [`World::advance_to`] lets it
-//! happen in that order. Nothing asks the operating system, and nothing is drawn except from the
+//! Everything that will happen stands in one queue ordered by instant; [`World::advance_to`] lets
+//! it happen in that order. Nothing asks the operating system, and nothing is drawn except from the
 //! world's seed, so the same file, script and requests give the same story.
 //!
-//! The machine rooms are files of their own: `iron` (membership and votes), `power` (hosts that boot
-//! and stop), `guests` (what runs on them), `task` (PVE's workers), `rights` (tokens), `answer` (the
-//! API over it all).
+//! The machine rooms are files of their own: `iron` (membership and votes), `power` (hosts that
+//! boot and stop), `guests` (what runs on them), `task` (PVE's workers), `rights` (tokens),
+//! `answer` (the API over it all).
 //!
 //! **Does not know:** HTTP, policies, that anybody watches.
 

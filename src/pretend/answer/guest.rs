@@ -1,4 +1,5 @@
-//! `/nodes/{n}/qemu/{vmid}` and `/nodes/{n}/lxc/{vmid}`: one guest's config, state, power and moves.
+//! `/nodes/{n}/qemu/{vmid}` and `/nodes/{n}/lxc/{vmid}`: one guest's config, state, power and
+//! moves.
 //!
 //! Order of checks as recorded: right, forwarding, parameters, then the guest. Most of what can go
 //! wrong goes wrong in the task, not in the answer; only what PVE refuses at once is refused here.

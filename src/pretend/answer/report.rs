@@ -1,8 +1,8 @@
 //! The text of `GET /nodes/{n}/report`: the only place where PVE shows the votes as counted now.
 //!
 //! Sections and lines stand where a real report has them, column for column where a reader parses
-//! them: `qm list`, `pct list`, the addresses, `pvecm nodes`, `pvecm status`, corosync.conf. What no
-//! reader needs is left out inside its section.
+//! them: `qm list`, `pct list`, the addresses, `pvecm nodes`, `pvecm status`, corosync.conf. What
+//! no reader needs is left out inside its section.
 //!
 //! **Does not know:** who may read it.
 
@@ -140,7 +140,9 @@ fn storage_cfg(world: &World) -> String {
 }
 
 fn pvesm_status(world: &World, at: &HostName) -> String {
-    let mut out = "Name             Type     Status           Total            Used       Available        %\n".to_owned();
+    let mut out = "Name             Type     Status           Total            Used       \
+                   Available        %\n"
+        .to_owned();
     for storage in world.storages.values() {
         let state = if world.storage_active(storage, at) { "active" } else { "inactive" };
         let (name, kind) = (&storage.file.name, &storage.file.kind);
@@ -156,7 +158,8 @@ fn addresses(world: &World, at: &HostName) -> String {
         "1: lo: <LOOPBACK,UP,LOWER_UP> mtu 65536 qdisc noqueue state UNKNOWN group default\n    \
          link/loopback 00:00:00:00:00:00 brd 00:00:00:00:00:00 promiscuity 0\n    \
          inet 127.0.0.1/8 scope host lo\n       valid_lft forever preferred_lft forever\n\
-         2: vmbr0: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1500 qdisc noqueue state UP group default\n    \
+         2: vmbr0: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1500 qdisc noqueue state UP \
+         group default\n    \
          link/ether {mac} brd ff:ff:ff:ff:ff:ff promiscuity 0\n    \
          inet {}/24 scope global vmbr0\n       valid_lft forever preferred_lft forever\n",
         host.address
@@ -267,7 +270,8 @@ fn corosync_conf(world: &World, at: &HostName) -> String {
     for host in world.hosts() {
         let _ = write!(
             out,
-            "  node {{\n    name: {}\n    nodeid: {}\n    quorum_votes: {}\n    ring0_addr: {}\n  }}\n",
+            "  node {{\n    name: {}\n    nodeid: {}\n    quorum_votes: {}\n    \
+             ring0_addr: {}\n  }}\n",
             host.node, host.number, host.votes, host.address
         );
     }
@@ -294,8 +298,8 @@ fn corosync_conf(world: &World, at: &HostName) -> String {
     }
     let _ = write!(
         out,
-        "}}\n\ntotem {{\n  cluster_name: {}\n  config_version: {}\n  interface {{\n    linknumber: 0\n  \
-         }}\n  ip_version: ipv4-6\n  link_mode: passive\n  secauth: on\n  version: 2\n}}\n",
+        "}}\n\ntotem {{\n  cluster_name: {}\n  config_version: {}\n  \
+         interface {{\n    linknumber: 0\n  }}\n  ip_version: ipv4-6\n  link_mode: passive\n  secauth: on\n  version: 2\n}}\n",
         world.cluster(),
         world.iron.config_version(at)
     );

@@ -1,4 +1,6 @@
 //! The served cluster from outside: a plain TLS client that counts bytes and connections itself.
+//!
+//! **Does not know:** the client that `spot` has.
 
 use std::sync::Mutex;
 
@@ -182,8 +184,10 @@ fn every_request_is_written_down_without_its_secret() {
         drop(work);
         assert_eq!(
             *lines.lock().unwrap(),
-            ["{\"method\":\"GET\",\"path\":\"/cluster/resources\",\"query\":{\"type\":\"nosuch\"},\
-              \"form\":{},\"token\":\"root@pam!full\",\"status\":400,\"at\":\"2026-01-05T05:00:00Z\"}"]
+            [concat!(
+                r#"{"method":"GET","path":"/cluster/resources","query":{"type":"nosuch"},"#,
+                r#""form":{},"token":"root@pam!full","status":400,"at":"2026-01-05T05:00:00Z"}"#
+            )]
         );
     });
 }
