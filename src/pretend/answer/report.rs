@@ -299,7 +299,8 @@ fn corosync_conf(world: &World, at: &HostName) -> String {
     let _ = write!(
         out,
         "}}\n\ntotem {{\n  cluster_name: {}\n  config_version: {}\n  \
-         interface {{\n    linknumber: 0\n  }}\n  ip_version: ipv4-6\n  link_mode: passive\n  secauth: on\n  version: 2\n}}\n",
+         interface {{\n    linknumber: 0\n  }}\n  ip_version: ipv4-6\n  \
+         link_mode: passive\n  secauth: on\n  version: 2\n}}\n",
         world.cluster(),
         world.iron.config_version(at)
     );
