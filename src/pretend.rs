@@ -67,6 +67,7 @@
 
 pub mod answer;
 pub mod clock;
+mod fate;
 pub mod file;
 pub mod guests;
 pub mod iron;

@@ -14,7 +14,6 @@ use jiff::Timestamp;
 
 use super::file::{DiskFile, GuestFile, GuestState, StartupFile};
 use super::power::HA_ROUND;
-use super::script::Event;
 use super::task::{Aim, Caller, Step};
 use super::world::{Due, World};
 use crate::cluster::{GuestKind, HostName, Vmid};
@@ -284,83 +283,6 @@ impl World {
         for vmid in running {
             self.count_lost(host, vmid, "cut off by the shutdown of");
             self.guests.get_mut(&vmid).expect("just listed").run = Run::Stopped;
-        }
-    }
-
-    /// What a hand does to guests.
-    pub(crate) fn guest_befalls(&mut self, event: &Event) {
-        match event {
-            Event::CreateGuest(file) => {
-                self.put_guest(file);
-                let now = self.now;
-                self.guests.get_mut(&file.vmid).expect("just put").since = now;
-                self.tell("owner", format!("created {} {} on {}", file.kind, file.vmid, file.host));
-            }
-            Event::MoveGuest { guest, to } => self.by_hand(*guest, |there| {
-                there.host = to.clone();
-                format!("moved guest {} to {to}", there.vmid)
-            }),
-            Event::LockGuest { guest, lock } => self.by_hand(*guest, |there| {
-                there.lock = Some(lock.clone());
-                format!("locked guest {} ({lock})", there.vmid)
-            }),
-            Event::UnlockGuest(guest) => self.by_hand(*guest, |there| {
-                there.lock = None;
-                format!("unlocked guest {}", there.vmid)
-            }),
-            Event::Hide(guest) => self.by_hand(*guest, |there| {
-                there.hidden = true;
-                format!("took away every token's right to see guest {}", there.vmid)
-            }),
-            Event::Show(guest) => self.by_hand(*guest, |there| {
-                there.hidden = false;
-                format!("gave back the right to see guest {}", there.vmid)
-            }),
-            Event::StopGuest(guest) => self.by_hand(*guest, |there| {
-                there.run = Run::Stopped;
-                format!("stopped guest {}", there.vmid)
-            }),
-            Event::PauseGuest(guest) => self.by_hand(*guest, |there| {
-                if there.run == Run::Running {
-                    there.run = Run::Paused;
-                }
-                format!("paused guest {}", there.vmid)
-            }),
-            Event::StartGuest(guest) => {
-                let Some(host) = self.guests.get(guest).map(|there| there.host.clone()) else {
-                    return;
-                };
-                if self.hosts[&host].phase.api_answers() && self.quorate(&host) {
-                    self.tell("owner", format!("starts guest {guest} on {host}"));
-                    self.start_for(&host, *guest, &Caller::root());
-                }
-            }
-            Event::DeleteGuest(guest) => {
-                if self.guests.remove(guest).is_some() {
-                    self.tell("owner", format!("deleted guest {guest}"));
-                }
-            }
-            Event::Backup { host, guests, lasting } => {
-                let there: Vec<Vmid> = guests
-                    .iter()
-                    .filter(|vmid| self.guests.get(vmid).is_some_and(|guest| guest.host == *host))
-                    .copied()
-                    .collect();
-                if self.hosts[host].phase.api_answers() && !there.is_empty() {
-                    let each = lasting.0 / u32::try_from(there.len()).expect("few guests");
-                    self.back_up(host, there, each);
-                }
-            }
-            _ => {}
-        }
-    }
-
-    fn by_hand(&mut self, guest: Vmid, act: impl FnOnce(&mut Guest) -> String) {
-        if let Some(there) = self.guests.get_mut(&guest) {
-            let what = act(there);
-            self.tell("owner", what);
-            self.device_server_follows();
-            self.membership_changed();
         }
     }
 

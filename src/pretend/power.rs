@@ -14,10 +14,9 @@ use jiff::Timestamp;
 use super::file::HostFile;
 use super::guests::Run;
 use super::iron::Knob;
-use super::script::{DeviceState, Event};
-use super::world::{Due, Figures, TaskFault, World};
+use super::world::{Due, Figures, World};
 use crate::cluster::{GuestKind, HostName, Mac, Vmid};
-use crate::pretend::task::{Doom, Step};
+use crate::pretend::task::Step;
 
 /// `(sleep 2; poweroff)&`, as PVE does it.
 const POWEROFF_DELAY: Duration = Duration::from_secs(2);
@@ -523,120 +522,6 @@ impl World {
         }
     }
 
-    /// Carries out one line of the script.
-    pub(crate) fn befall(&mut self, event: &Event) {
-        let now = self.now;
-        match event {
-            Event::Press(host) => self.press(host),
-            Event::Crash(host) => {
-                if self.hosts[host].phase.in_cluster() {
-                    self.tell(host.as_str(), "its kernel hangs");
-                    self.vanish(host, Phase::Dead);
-                }
-            }
-            Event::Cut(host) => {
-                self.tell(host.as_str(), "lost power");
-                self.host_mut(host).mains = false;
-                self.vanish(host, Phase::Off);
-            }
-            Event::MainsBack(host) => {
-                self.tell(host.as_str(), "has power again");
-                let there = self.host_mut(host);
-                there.mains = true;
-                if there.starts_with_power && there.phase == Phase::Off {
-                    self.power_on(host);
-                }
-            }
-            Event::BootSlow { host, by } => self.host_mut(host).boot_slower_by = by.0,
-            Event::NoBoot(host) => self.host_mut(host).no_boot = true,
-            Event::HangInShutdown(host) => self.host_mut(host).hangs_in_shutdown = true,
-            Event::LosePackets { host, packets } => self.host_mut(host).packets_to_lose = *packets,
-            Event::ChangeMac { host, mac } => {
-                let there = self.host_mut(host);
-                there.mac = Some(*mac);
-                there.wakeonlan = Some(mac.to_string());
-                self.tell("owner", format!("exchanged the network card of {host}"));
-            }
-            Event::ApiHang { host, lasting } => {
-                self.host_mut(host).api_hangs_until = Some(now + lasting.0);
-                self.tell(host.as_str(), "its API hangs");
-            }
-            Event::ApiDown { host, lasting } => {
-                self.host_mut(host).api_down_until = Some(now + lasting.0);
-                self.tell(host.as_str(), "its API is down");
-            }
-            Event::Answers(fault) => self.answer_faults.push(fault.clone()),
-            Event::TaskVanishes { kind, guest } => {
-                let (kind, guest, doom) = (kind.clone(), *guest, Doom::Vanishes);
-                self.task_faults.push(TaskFault { kind, guest, doom });
-            }
-            Event::TaskIdle { kind, guest } => {
-                let (kind, guest, doom) = (kind.clone(), *guest, Doom::Idle);
-                self.task_faults.push(TaskFault { kind, guest, doom });
-            }
-            Event::MigrationAborted(guest) => {
-                for kind in ["qmigrate", "vzmigrate"] {
-                    let (guest, doom) = (Some(*guest), Doom::Aborted);
-                    self.task_faults.push(TaskFault { kind: kind.into(), guest, doom });
-                }
-            }
-            Event::Qdevice(state) => {
-                let alive = *state == DeviceState::Alive;
-                self.tell("qdevice", if alive { "its server is back" } else { "its server died" });
-                self.knob(&Knob::DeviceServer(alive));
-            }
-            Event::QdeviceDaemon { host, runs } => {
-                self.knob(&Knob::DeviceDaemon(host.clone(), *runs));
-            }
-            Event::ExpectedVotes(votes) => {
-                self.tell("owner", format!("ran `pvecm expected {votes}`"));
-                self.knob(&Knob::Expect(*votes));
-            }
-            Event::RaiseConfig(_) => {
-                self.tell("owner", "changed corosync.conf");
-                self.knob(&Knob::RaiseConfig);
-            }
-            Event::Partition(groups) => {
-                self.tell("network", "fell apart");
-                self.last_crash = Some(now);
-                self.knob(&Knob::Partition(groups.clone()));
-            }
-            Event::Heal(_) => {
-                self.tell("network", "is whole again");
-                self.knob(&Knob::Heal);
-            }
-            Event::ClockStep(ahead) => self.wall.ahead = *ahead,
-            Event::ClockState(word) => self.set_clock((*word).into()),
-            Event::Storage { storage, active } => {
-                if let Some(there) = self.storages.get_mut(storage) {
-                    there.active = *active;
-                }
-            }
-            Event::TokenExpires(id) => {
-                if let Some(token) = self.tokens.get_mut(id) {
-                    token.expired = true;
-                }
-            }
-            Event::Hide(_)
-            | Event::Show(_)
-            | Event::CreateGuest(_)
-            | Event::MoveGuest { .. }
-            | Event::LockGuest { .. }
-            | Event::UnlockGuest(_)
-            | Event::DeleteGuest(_)
-            | Event::StartGuest(_)
-            | Event::StopGuest(_)
-            | Event::PauseGuest(_)
-            | Event::Backup { .. } => self.guest_befalls(event),
-        }
-    }
-
-    fn knob(&mut self, knob: &Knob) {
-        let now = self.now;
-        self.iron.turn(knob, now);
-        self.membership_changed();
-    }
-
     /// Workers that are still at it when the host's daemons stop are interrupted.
     fn interrupt_tasks(&mut self, name: &HostName) {
         let running: Vec<_> = self.running_tasks(name).map(|task| task.id).collect();
@@ -662,6 +547,7 @@ fn meant_for(host: &Host, frame: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pretend::script::Event;
 
     fn magic(mac: [u8; 6]) -> Vec<u8> {
         let mut frame = vec![0xff; 6];
@@ -683,7 +569,7 @@ mod tests {
         assert!(world.magic_packet(&[0xff; 40]).is_empty());
         let mut framed = b"some header".to_vec();
         framed.extend(magic(HOST3));
-        assert_eq!(world.magic_packet(&framed), [host3.clone()]);
+        assert_eq!(world.magic_packet(&framed), std::slice::from_ref(&host3));
         assert!(world.magic_packet(&framed).is_empty(), "it is no longer off");
         assert_eq!(world.tally().wakes, 1);
     }
