@@ -56,15 +56,7 @@ impl Case<'_> {
 
     /// Hosts with a power-off under way.
     fn stopping(&self) -> BTreeSet<&HostName> {
-        let stop = |request| match request {
-            &Request::PowerOff { ref host } => Some(host),
-            Request::Wake { .. }
-            | Request::Migrate { .. }
-            | Request::Hibernate { .. }
-            | Request::ShutDownGuest { .. }
-            | Request::StartGuest { .. } => None,
-        };
-        self.others().filter_map(stop).collect()
+        self.others().filter_map(stopped_by).collect()
     }
 
     /// This host, every host we asked to stop, and every host somebody else is shutting down: judged
@@ -86,6 +78,18 @@ impl Case<'_> {
         });
         let evidence: BTreeMap<_, _> = fresh.collect();
         (evidence.len() == members.len() && !members.is_empty()).then_some(evidence)
+    }
+}
+
+/// The host that a request powers off.
+fn stopped_by(request: &Request) -> Option<&HostName> {
+    match request {
+        Request::PowerOff { host } => Some(host),
+        Request::Wake { .. }
+        | Request::Migrate { .. }
+        | Request::Hibernate { .. }
+        | Request::ShutDownGuest { .. }
+        | Request::StartGuest { .. } => None,
     }
 }
 
