@@ -466,14 +466,19 @@ impl Window {
     /// The latest civil time, in whole seconds, that has happened at `now`: what the clock on the
     /// wall has shown at most. In a repeated hour that is the end of its first pass.
     fn reached(&self, now: Timestamp) -> DateTime {
-        let shown = self.zone.to_datetime(now);
+        let shown = whole_seconds(self.zone.to_datetime(now));
         let just_after = now.checked_add(SignedDuration::from_nanos(1)).unwrap_or(now);
         let before_change = self.zone.preceding(just_after).next().and_then(|change| {
             let last = change.timestamp().checked_sub(SignedDuration::from_secs(1)).ok()?;
-            Some(self.zone.to_datetime(last))
+            Some(whole_seconds(self.zone.to_datetime(last)))
         });
         before_change.map_or(shown, |before| before.max(shown))
     }
+}
+
+/// Windows open and close on whole seconds; half a second before one, it has not happened yet.
+fn whole_seconds(at: DateTime) -> DateTime {
+    at.with().subsec_nanosecond(0).build().expect("every second has a beginning")
 }
 
 #[cfg(test)]
@@ -493,6 +498,18 @@ mod tests {
     fn show(instant: Timestamp, zone_name: &str) -> String {
         let zoned: Zoned = instant.to_zoned(zone(zone_name).unwrap());
         zoned.strftime("%a %d %b %H:%M%:::z").to_string()
+    }
+
+    #[test]
+    fn in_the_last_second_before_it_a_window_is_still_to_come() {
+        let zone = "Europe/Berlin";
+        let window = window("0 10 * * *", "0 12 * * *", zone);
+        let opens = at("2026-01-05T10:00:00", zone);
+        for millis in [1, 400, 999] {
+            let before = opens - Duration::from_millis(millis);
+            assert_eq!(window.next_after(before).map(|next| next.opens), Some(opens), "{millis}");
+            assert_eq!(window.open_at(before), None, "{millis}");
+        }
     }
 
     /// The first openings after an instant, as people read them.
