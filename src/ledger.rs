@@ -567,7 +567,15 @@ impl Ledger {
                 record.last_failed_stop = Some(at);
                 record.failed_stops = record.failed_stops.saturating_add(1);
             }
-            Entry::ClockStepped { .. } => self.clock_stepped = Some(at),
+            Entry::ClockStepped { seconds } => {
+                self.clock_stepped = Some(at);
+                // On the new clock the same boots were so much later (or earlier); else every host
+                // would look as if it had booted meanwhile.
+                let stepped = jiff::SignedDuration::from_secs(*seconds);
+                for record in self.hosts.values_mut() {
+                    record.booted = record.booted.and_then(|at| at.checked_add(stepped).ok());
+                }
+            }
             Entry::ClockSettled => self.clock_stepped = None,
 
             Entry::Begun { id, purpose, .. } => {
