@@ -252,7 +252,16 @@ impl Changes<'_> {
                     .parked
                     .as_ref()
                     .is_some_and(|parked| self.at >= parked.at + Duration::from_secs(30));
-                if let Some(why) = why.filter(|_| settled) {
+                // A start of ours tells it when it is settled.
+                let ours = self.ledger.in_flight().any(|(_, _, asked)| match &asked.request {
+                    Request::StartGuest { guest: started, .. } => *started == guest,
+                    Request::Wake { .. }
+                    | Request::Migrate { .. }
+                    | Request::Hibernate { .. }
+                    | Request::ShutDownGuest { .. }
+                    | Request::PowerOff { .. } => false,
+                });
+                if let Some(why) = why.filter(|_| settled && !ours) {
                     self.note(Entry::GuestBack { guest, why: why.into() });
                 }
             }
