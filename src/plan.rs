@@ -71,6 +71,9 @@ pub struct Ending {
     pub because: String,
 }
 
+/// How often a QDevice that did not vote is looked at again.
+const RECOUNTED_AFTER: Duration = Duration::from_secs(300);
+
 /// Everything a plan is made from.
 pub struct Scene<'a> {
     pub policy: &'a Policy,
@@ -202,8 +205,15 @@ fn ask_votes(scene: &Scene<'_>, plan: &mut Plan) {
     if scene.ledger.votes.as_ref().is_none_or(|(at, _)| *at != version) {
         plan.questions.insert(Question::ConfiguredVotes);
     }
+    // A device that did not vote is asked about again, for it may well be back.
+    let device_known = |asked: &Question| match scene.ledger.device {
+        Some((at, votes, cast)) if at == version => {
+            votes == 0 || cast || scene.seen.answer(asked, RECOUNTED_AFTER).is_some()
+        }
+        Some(_) | None => false,
+    };
     if let Some(host) = &scene.seen.seen_from
-        && scene.ledger.device.as_ref().is_none_or(|(at, _, _)| *at != version)
+        && !device_known(&Question::Evidence(host.clone()))
     {
         plan.questions.insert(Question::Evidence(host.clone()));
     }
