@@ -22,6 +22,8 @@ use crate::request::{Migration, Move, Request};
 
 /// What a guest's configuration said this long ago still holds for a plan. (PVE judges it again.)
 const FACTS_AGE: Duration = Duration::from_secs(300);
+/// From then on it is asked again, so that a plan never has to stop for an answer that grew old.
+const FACTS_RENEWED: Duration = Duration::from_secs(200);
 /// A guest that failed to move waits this long, four times longer after each further failure …
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
 /// … and at most this long.
@@ -88,7 +90,7 @@ fn improve(
     let Some(target) = rule.prefer.iter().find(|host| eligible(scene, plan, host)).cloned() else {
         return;
     };
-    if target == guest.host {
+    if target == guest.host || stays_for_a_window(plan, &guest.host) {
         return;
     }
     let purpose = Move::Place(vmid, target.clone());
@@ -116,6 +118,13 @@ fn improve(
             });
         }
     }
+}
+
+/// Its host is wanted again so soon that it does not sleep: whoever left it now would only come back.
+fn stays_for_a_window(plan: &Plan, host: &HostName) -> bool {
+    plan.holds
+        .iter()
+        .any(|hold| matches!(hold, Hold::WantedSoon { host: stays, .. } if stays == host))
 }
 
 fn preferred(host: &HostName) -> String {
@@ -233,12 +242,12 @@ pub fn passage(
 /// A guest's configuration, or the question for it.
 pub fn facts<'a>(scene: &Scene<'a>, plan: &mut Plan, vmid: Vmid) -> Option<&'a GuestFacts> {
     let question = Question::Guest(vmid);
+    if scene.seen.answer(&question, FACTS_RENEWED).is_none() {
+        plan.questions.insert(question.clone());
+    }
     match scene.seen.answer(&question, FACTS_AGE) {
         Some(Answer::Guest(facts)) => Some(facts),
-        Some(_) | None => {
-            plan.questions.insert(question);
-            None
-        }
+        Some(_) | None => None,
     }
 }
 
