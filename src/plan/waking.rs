@@ -70,9 +70,10 @@ fn settle(scene: &Scene<'_>, plan: &mut Plan, host: &HostName, settings: &Host) 
             Some(Ok(Answer::Readiness(readiness))) if !readiness.quorate => {
                 "it does not see quorum itself".into()
             }
-            Some(Ok(Answer::Readiness(readiness))) => {
+            Some(Ok(Answer::Readiness(readiness))) if !readiness.storages_missing.is_empty() => {
                 format!("storages missing there: {}", readiness.storages_missing.join(", "))
             }
+            Some(Ok(Answer::Readiness(_))) => "it answers, and is looked at once more".into(),
             Some(Ok(_)) | None => "it has not answered yet".into(),
             Some(Err(gap)) => gap.why.clone(),
         };
