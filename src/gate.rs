@@ -338,9 +338,11 @@ fn judge(heard: &dyn Fn(&Clause) -> bool, case: &Case<'_>) -> Judgement {
                     };
                 }
                 Finding::Ask { questions, sentence } => {
-                    let (_, told, all) = asking.get_or_insert((clause.name, None, BTreeSet::new()));
-                    if told.is_none() {
-                        *told = sentence;
+                    let (name, told, all) =
+                        asking.get_or_insert((clause.name, None, BTreeSet::new()));
+                    // Whoever has something to tell is the one that is named.
+                    if told.is_none() && sentence.is_some() {
+                        (*name, *told) = (clause.name, sentence);
                     }
                     all.extend(questions);
                 }
