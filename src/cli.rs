@@ -1,9 +1,9 @@
 //! The grammar of the command line, and what a command's end means to a shell.
 //!
 //! A command answers with an [`Exit`]: *yes*, or *no* (a fault, a refusal, a limit, a broken
-//! promise). Whatever kept it from answering at all is an error, printed once, here, with its causes.
-//! So scripts can tell "the cluster says no" (1) from "could not ask" (2). A reader who closes the
-//! pipe has read enough, which is a success.
+//! promise). Whatever kept it from answering at all is an error, printed once, here, with its
+//! causes. So scripts can tell "the cluster says no" (1) from "could not ask" (2). A reader who
+//! closes the pipe has read enough, which is a success.
 //!
 //! **Does not know:** how any command does its work.
 
@@ -146,7 +146,8 @@ pub struct DownArgs {
 #[derive(Clone, Debug, Args)]
 pub struct LeaseArgs {
     /// For how long, such as 90m or 4h30m
-    #[arg(long = "for", value_name = "DURATION", conflicts_with = "until", value_parser = typed::duration)]
+    #[arg(long = "for", value_name = "DURATION", conflicts_with = "until")]
+    #[arg(value_parser = typed::duration)]
     pub length: Option<Duration>,
     /// Until when: 18:00, 2026-11-24 07:30, or an RFC 3339 instant
     #[arg(long, value_name = "TIME")]
@@ -192,7 +193,8 @@ pub struct AgendaArgs {
     #[arg(long, value_name = "INSTANT", value_parser = typed::instant)]
     pub from: Option<Timestamp>,
     /// How many times 24 hours it covers
-    #[arg(long, value_name = "N", default_value_t = 7, value_parser = clap::value_parser!(u16).range(1..=400))]
+    #[arg(long, value_name = "N", default_value_t = 7)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=400))]
     pub days: u16,
     #[command(flatten)]
     pub look: Look,
@@ -222,7 +224,8 @@ pub struct HistoryArgs {
     #[arg(long, value_name = "HOST", value_parser = typed::host)]
     pub host: Option<HostName>,
     /// How many lines at most, the newest last
-    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    #[arg(value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub last: u32,
     #[command(flatten)]
     pub look: Look,
@@ -237,7 +240,8 @@ pub struct DemoArgs {
     #[arg(long, value_name = "FILE")]
     pub world: Option<PathBuf>,
     /// How many days it lasts
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=30))]
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(value_parser = clap::value_parser!(u16).range(1..=30))]
     pub days: u16,
     /// Let a few faults befall the cluster, drawn from this number; fair weather if not given
     #[arg(long, value_name = "N")]
@@ -293,7 +297,9 @@ pub fn main() -> ExitCode {
         Ok(Exit::No) => ExitCode::FAILURE,
         Err(error) if matches!(error.downcast_ref(), Some(Unprinted::Closed)) => ExitCode::SUCCESS,
         Err(error) => {
-            let said = paper::plain(&format!("{error:#}"));
+            let said = format!("{error:#}");
+            let lines: Vec<String> = said.lines().map(paper::plain).collect();
+            let said = lines.join("\n");
             // If standard error is closed as well, nobody is left to be told.
             let _ =
                 std::io::Write::write_fmt(&mut std::io::stderr(), format_args!("spot: {said}\n"));

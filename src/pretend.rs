@@ -85,7 +85,7 @@ pub use clock::{LeapClock, Passing, ScaledClock, Wall};
 pub use iron::{Iron, View};
 pub use memory::{Log, MemoryTransport, MemoryWaker, RequestLine};
 pub use power::{Door, Phase};
-pub use script::{Event, Scripted};
+pub use script::{Event, Scripted, Weather, storm};
 pub use server::{Serving, serve};
 pub use tally::{Happening, Tally};
 pub use world::{Shared, World};

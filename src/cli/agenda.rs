@@ -1,4 +1,5 @@
-//! `spot agenda`: when which host will be wanted, by which policy; drawn as days of hours for people.
+//! `spot agenda`: when which host will be wanted, by which policy; drawn as days of hours for
+//! people.
 //!
 //! The policies are read here and now, so that a change can be looked at before it is committed;
 //! neither cluster nor service is needed.

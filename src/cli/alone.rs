@@ -63,13 +63,17 @@ pub async fn perform(
         Exit::No => Exit::No,
         Exit::Yes => {
             let mut teller = Teller::new(goal, hosts);
+            // What is there now may be from before the ask.
+            pictures.mark_unchanged();
             loop {
-                let status = pictures.borrow_and_update().status.clone();
-                if let Some(exit) = teller.tell(&status)? {
-                    break exit;
-                }
                 tokio::select! {
-                    changed = pictures.changed() => changed?,
+                    changed = pictures.changed() => {
+                        changed?;
+                        let status = pictures.borrow_and_update().status.clone();
+                        if let Some(exit) = teller.tell(&status)? {
+                            break exit;
+                        }
+                    }
                     _ = tokio::signal::ctrl_c() => {
                         teller.clear();
                         paper::aside("Stopped. What was asked of a host may still come about.");
@@ -83,7 +87,7 @@ pub async fn perform(
     turning.await?;
     match goal {
         Goal::Serves | Goal::Rests => paper::aside(
-            "No service runs, so nobody ends the lease: start it, or use spot release once it runs.",
+            "No service runs, so nobody ends the lease: start it, and use spot release then.",
         ),
         Goal::Empty | Goal::Proven => {}
     }

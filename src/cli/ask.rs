@@ -1,8 +1,8 @@
 //! The commands that ask: `up`, `down`, `empty`, `release`, `freeze`, `thaw`, `prove`.
 //!
-//! What is asked becomes an entry of the journal before anything happens, and the service pursues it
-//! whether or not the one who asked keeps watching. So Ctrl-C leaves the undertaking to the service,
-//! and says so.
+//! What is asked becomes an entry of the journal before anything happens, and the service pursues
+//! it whether or not the one who asked keeps watching. So Ctrl-C leaves the undertaking to the
+//! service, and says so.
 //!
 //! **Does not know:** whether what is asked is possible; the plan and the gate find out.
 
@@ -104,8 +104,9 @@ async fn taken(cli: &Cli, client: &mut Client, ask: Ask) -> anyhow::Result<Exit>
 pub fn said(asked: &Asked) -> anyhow::Result<Exit> {
     match asked {
         Asked::Taken { sentences } => {
+            let sheet = paper::Sheet::stdout(super::now());
             for sentence in sentences {
-                paper::line(&paper::plain(sentence))?;
+                paper::line(&sheet.localised(&paper::plain(sentence)))?;
             }
             Ok(Exit::Yes)
         }
@@ -188,7 +189,12 @@ impl Teller {
             paper::line(&paper::plain(&line))?;
         }
         match self.progress.end() {
-            Some(End::Reached) => Ok(Some(Exit::Yes)),
+            Some(End::Reached) => {
+                for line in self.progress.reached(status) {
+                    paper::line(&paper::plain(&line))?;
+                }
+                Ok(Some(Exit::Yes))
+            }
             Some(End::Missed(why)) => {
                 paper::aside(&format!("Not done: {}", paper::plain(&why)));
                 Ok(Some(Exit::No))

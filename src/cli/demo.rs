@@ -2,8 +2,8 @@
 //!
 //! Nothing here is staged but the world and what one person asks of it: the service is the one that
 //! `spot run` runs, it talks TLS to a server on loopback and wakes hosts by real magic packets, and
-//! the world counts by its own truth what became of it. Time leaps, so a day takes seconds. It cannot
-//! reach the owner's network: packets go to the pretended listener and nowhere else.
+//! the world counts by its own truth what became of it. Time leaps, so a day takes seconds. It
+//! cannot reach the owner's network: packets go to the pretended listener and nowhere else.
 //!
 //! **Does not know:** how the cluster or the service works.
 
@@ -29,8 +29,8 @@ use crate::gate::{Here, Mode};
 use crate::journal::Journal;
 use crate::policy::Policy;
 use crate::policy::text::{self, PolicyFile};
-use crate::pretend::script::storm;
-use crate::pretend::{LeapClock, Scripted, Serving, Shared, World, serve};
+
+use crate::pretend::{LeapClock, Scripted, Serving, Shared, World, serve, storm};
 use crate::pve::{
     Access, Door, Endpoint, Endpoints, Fingerprint, Live, Secret, TlsTransport, Trust,
 };

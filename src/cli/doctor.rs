@@ -240,7 +240,8 @@ fn doors(config: &Config, seen: &Observation, findings: &mut Findings) {
 /// Hosts as the policies, spot.yaml and the cluster name them.
 fn names(policy: Option<&Policy>, seen: &Observation, findings: &mut Findings) {
     let listed = |host: &HostName| seen.hosts.get(host).is_some_and(|look| look.listed);
-    if !seen.hosts.values().any(|look| look.listed) {
+    if seen.quorate.is_none() {
+        findings.ill("names", "the cluster's hosts could not be seen", "mend what is above first");
         return;
     }
     let mut agree = true;
@@ -259,7 +260,7 @@ fn names(policy: Option<&Policy>, seen: &Observation, findings: &mut Findings) {
             agree = false;
             findings.ill(
                 "names",
-                format!("{name} is in the cluster and has no address in spot.yaml, so nothing is powered off"),
+                format!("{name} has no address in spot.yaml, so nothing is powered off"),
                 format!("add {name} under `hosts:` in spot.yaml"),
             );
         }
@@ -312,8 +313,8 @@ fn rights_by_path(
     }
 }
 
-/// The line that grants what a path needs, all of it: an entry on a deeper path replaces what the path
-/// would inherit.
+/// The line that grants what a path needs, all of it: an entry on a deeper path replaces what the
+/// path would inherit.
 fn grant(token: &str, path: &str) -> String {
     let (role, privileges) = match path.split('/').nth(1) {
         Some("vms") => ("SpotGuests", "VM.Audit,VM.Migrate,VM.PowerMgmt"),

@@ -60,7 +60,7 @@ fn print_status(status: &Status, form: Form) -> anyhow::Result<()> {
     match form.json {
         true => paper::json(status),
         false => {
-            let sheet = Sheet::stdout(super::now());
+            let sheet = Sheet::stdout(status.at);
             Ok(paper::raw(show::status(&sheet, status).as_bytes())?)
         }
     }
@@ -98,7 +98,7 @@ pub async fn plan(config: &Config, form: Form) -> anyhow::Result<Exit> {
     };
     match form.json {
         true => paper::json(&plan)?,
-        false => paper::raw(show::plan(&Sheet::stdout(super::now()), &plan).as_bytes())?,
+        false => paper::raw(show::plan(&Sheet::stdout(plan.at), &plan).as_bytes())?,
     }
     Ok(Exit::Yes)
 }
@@ -117,7 +117,7 @@ pub async fn why(config: &Config, args: &WhyArgs) -> anyhow::Result<Exit> {
     };
     match args.look.json {
         true => paper::json(&why)?,
-        false => paper::raw(show::why(&Sheet::stdout(super::now()), &why).as_bytes())?,
+        false => paper::raw(show::why(&Sheet::stdout(why.at), &why).as_bytes())?,
     }
     Ok(Exit::Yes)
 }
@@ -155,8 +155,12 @@ pub async fn history(config: &Config, args: &HistoryArgs) -> anyhow::Result<Exit
         })?,
         false => {
             let sheet = Sheet::stdout(super::now());
-            let line =
-                |one: &EntryShown| vec![sheet.stamp(one.at), plain(&one.who), plain(&one.sentence)];
+            let line = |one: &EntryShown| {
+                // Times in a sentence are read from where it was written.
+                let then = sheet.clone().at(one.at);
+                let sentence = then.localised(&plain(&one.sentence));
+                vec![sheet.stamp(one.at), plain(&one.who), sentence]
+            };
             let rows: Vec<Vec<String>> = history.entries.iter().map(line).collect();
             paper::raw(paper::table(&sheet, &rows).as_bytes())?;
         }
@@ -174,7 +178,7 @@ async fn ask<D: DeserializeOwned>(config: &Config, look: Look) -> anyhow::Result
     let Some(mut client) = service(config).await? else { return Ok(None) };
     let document = client.look(look).await.map_err(remedied)?;
     Ok(Some(serde_json::from_value(document).map_err(|error| {
-        anyhow::anyhow!("the service answered something else than was asked: {error}; restart it, for it is of another version")
+        anyhow::anyhow!("the service is of another version ({error}); restart it")
     })?))
 }
 

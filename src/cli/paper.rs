@@ -1,8 +1,8 @@
 //! What a person reads: lines, tables, colours, times of day; and JSON for everybody else.
 //!
-//! Names come from the cluster and may hold anything, so every text passes [`plain`] on its way out:
-//! a guest called `\x1b[2J` must not clear the owner's screen. Colour only on a terminal, and not
-//! with `NO_COLOR`; a line is readable without it.
+//! Names come from the cluster and may hold anything, so every text passes [`plain`] on its way
+//! out: a guest called `\x1b[2J` must not clear the owner's screen. Colour only on a terminal, and
+//! not with `NO_COLOR`; a line is readable without it.
 //!
 //! **Does not know:** what is said.
 
@@ -91,8 +91,9 @@ pub fn plain(text: &str) -> String {
 
 /// Moves the cursor, rings, colours, or turns the line around.
 fn unruly(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2028}' | '\u{2029}' | '\u{2066}'..='\u{2069}')
+    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}');
+    let parts = matches!(c, '\u{2028}' | '\u{2029}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns || parts
 }
 
 /// Whether a person watches standard output.
@@ -144,6 +145,12 @@ impl Sheet {
         self
     }
 
+    /// The same sheet at another time.
+    pub fn at(mut self, now: Timestamp) -> Sheet {
+        self.now = now;
+        self
+    }
+
     pub fn ink(&self, ink: Ink, text: &str) -> String {
         let code = match ink {
             Ink::Bold => "1",
@@ -176,6 +183,26 @@ impl Sheet {
     /// `2026-11-23 10:15:04`
     pub fn stamp(&self, at: Timestamp) -> String {
         self.local(at).strftime("%Y-%m-%d %H:%M:%S").to_string()
+    }
+
+    /// `text` with every instant in it (RFC 3339, UTC) as this sheet's time of day.
+    pub fn localised(&self, text: &str) -> String {
+        let part = |c: char| c.is_ascii_digit() || matches!(c, '-' | ':' | '.' | 'T' | 'Z');
+        let mut out = String::with_capacity(text.len());
+        let mut rest = text;
+        while let Some(start) = rest.find(part) {
+            let (before, from) = rest.split_at(start);
+            let end = from.find(|c| !part(c)).unwrap_or(from.len());
+            let (word, after) = from.split_at(end);
+            let bare = word.trim_end_matches(['.', ':', '-']);
+            out += before;
+            match bare.parse() {
+                Ok(at) => out += &format!("{}{}", self.when(at), &word[bare.len()..]),
+                Err(_) => out += word,
+            }
+            rest = after;
+        }
+        out + rest
     }
 
     /// `text` broken at spaces, every line indented by `indent` (the first by `first`).
@@ -271,6 +298,15 @@ mod tests {
             "\x1b[32mhost1\x1b[0m  awake    a long story told\n\
              h2     resting  in more than thirty\n                places\n"
         );
+    }
+
+    #[test]
+    fn instants_in_a_sentence_become_times_of_day() {
+        let text = "anna wants host3 until 2026-11-23T11:45:00.5Z, asked at 2026-11-24T07:00:00Z.";
+        assert_eq!(sheet().localised(text), "anna wants host3 until 11:45, asked at Tue 07:00.");
+        for same in ["vm 201: 10.0.0.1 - a8:a1:59:00:00:03", "", "2026", "T-Z.", "5 votes"] {
+            assert_eq!(sheet().localised(same), same);
+        }
     }
 
     #[test]

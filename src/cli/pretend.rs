@@ -1,7 +1,7 @@
 //! `spot pretend`: a pretended cluster, served to any client of PVE's API until it is told to stop.
 //!
-//! What a client needs is printed: addresses, fingerprints, token, and a `spot.yaml` that is ready to
-//! use.
+//! What a client needs is printed: addresses, fingerprints, token, and a `spot.yaml` that is ready
+//! to use.
 //!
 //! **Does not know:** how the cluster behaves.
 
@@ -12,8 +12,10 @@ use std::sync::{Arc, Mutex};
 use anyhow::Context;
 
 use super::{Exit, PretendArgs, paper};
-use crate::pretend::script::{Weather, storm};
-use crate::pretend::{Log, RequestLine, ScaledClock, Scripted, Serving, World, serve};
+
+use crate::pretend::{
+    Log, RequestLine, ScaledClock, Scripted, Serving, Weather, World, serve, storm,
+};
 use crate::service::terminated;
 use crate::site::Clock;
 
@@ -31,7 +33,7 @@ pub async fn pretend(args: &PretendArgs) -> anyhow::Result<Exit> {
     }
     let clock = ScaledClock::new(world.start(), args.speed).map_err(anyhow::Error::msg)?;
     let about = format!(
-        "the pretended cluster {} with {} hosts and {} guests, at {} and {} times as fast as real time",
+        "the pretended cluster {} with {} hosts and {} guests, at {}, {} times real time",
         world.cluster(),
         world.hosts().count(),
         world.guests().count(),
@@ -63,7 +65,8 @@ fn announce(about: &str, serving: &Serving) -> anyhow::Result<()> {
     }
     out += &format!("token: {{ id: \"{token}\", env: SPOT_TOKEN }}\n");
     out += &format!("wake_only: [\"{}\"]\n", serving.magic);
-    out += "mode: act\nhere: outside\nclock: trust\nstate: state\nsocket: spot.sock\npolicies: policies\n";
+    out += "mode: act\nhere: outside\nclock: trust\n";
+    out += "state: state\nsocket: spot.sock\npolicies: policies\n";
     out += "\nserving until Ctrl-C\n";
     Ok(paper::raw(out.as_bytes())?)
 }

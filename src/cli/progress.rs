@@ -1,8 +1,8 @@
 //! How far what was asked has got: from one published status to the next, what is worth a line, and
 //! when it is over.
 //!
-//! Reads nothing but statuses, as the page does, so that it shows only what was seen. A wake is many
-//! volleys; they are counted, not listed.
+//! Reads nothing but statuses, as the page does, so that it shows only what was seen. A wake is
+//! many volleys; they are counted, not listed.
 //!
 //! **Does not know:** sockets, terminals, what time it is beyond the status it is shown.
 
@@ -124,6 +124,23 @@ impl Progress {
         Some(if missed.is_empty() { End::Reached } else { End::Missed(missed.join("; ")) })
     }
 
+    /// What was reached, a line for each host.
+    pub fn reached(&self, status: &Status) -> Vec<String> {
+        let shown = |name: &HostName| status.hosts.iter().find(|shown| shown.name == *name);
+        let line = |shown: &HostShown| {
+            let name = &shown.name;
+            let guests: Vec<String> = shown.guests.iter().map(ToString::to_string).collect();
+            match self.goal {
+                Goal::Serves if guests.is_empty() => format!("{name} serves"),
+                Goal::Serves => format!("{name} serves, with guests {}", guests.join(" ")),
+                Goal::Rests => format!("{name} is off, and left in order"),
+                Goal::Empty => format!("{name} is empty and stays on, until spot release {name}"),
+                Goal::Proven => format!("{name} is proven to wake by packet"),
+            }
+        };
+        self.courses.keys().filter_map(shown).map(line).collect()
+    }
+
     fn undertakings(&mut self, status: &Status, lines: &mut Vec<String>) {
         for one in &status.undertakings {
             let guests = one.purpose.starts_with("place") || one.purpose.starts_with("empty");
@@ -182,7 +199,6 @@ impl Course {
         if self.state != shown.state {
             match shown.state.as_str() {
                 "leaving" => lines.push(format!("{name} is leaving")),
-                "resting" if !self.state.is_empty() => lines.push(format!("{name} rests")),
                 "missing" => lines.push(format!("{name} is missing")),
                 _ => {}
             }

@@ -2,8 +2,8 @@
 //!
 //! It asks every member for its own report, as the gate does before a power-off; that takes 6 to 11
 //! seconds on real servers. Where the reports cannot be had the configured votes are shown, and are
-//! called so: they are the weaker evidence. It only looks; a real power-off is judged by the gate, which
-//! hears many more clauses than votes.
+//! called so: they are the weaker evidence. It only looks; a real power-off is judged by the gate,
+//! which hears many more clauses than votes.
 //!
 //! **Does not know:** whether anybody wants a host off.
 
@@ -218,13 +218,19 @@ impl<'a> View<'a> {
                 let outside = |(host, look): (&HostName, &crate::cluster::HostSeen)| {
                     look.listed && look.member != Some(true) && !stops.contains(host)
                 };
-                // Whether an absent host is off nobody can tell from here; the gate asks the journal.
+                // Whether an absent host is off nobody can tell from here; the gate asks the
+                // journal.
                 let rest_off = !self.seen.hosts.iter().any(outside);
                 tally(&self.evidence, &stops, lost, rest_off)
             }
             false => self.configured_without(&stops)?,
         };
-        Ok(told(hosts, &tally, self.policy.quorum().spare))
+        // Where nobody is left, nobody shows what would be needed.
+        let needed = match self.evidence.values().map(|one| one.quorum).max() {
+            Some(needed) if tally.needed == u32::MAX => needed,
+            Some(_) | None => tally.needed,
+        };
+        Ok(told(hosts, &Tally { needed, ..tally }, self.policy.quorum().spare))
     }
 
     fn configured_without(&self, stops: &BTreeSet<HostName>) -> anyhow::Result<Tally> {

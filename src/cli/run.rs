@@ -1,7 +1,8 @@
 //! `spot run`: the service, put together and kept going until it is told to stop.
 //!
-//! Everything that can be wrong at the start is said in one sentence and ends it: the owner is still
-//! watching then. Later on a policy that turns invalid is refused and the last good one stays.
+//! Everything that can be wrong at the start is said in one sentence and ends it: the owner is
+//! still watching then. Later on a policy that turns invalid is refused and the last good one
+//! stays.
 //!
 //! **Does not know:** what a turn does.
 

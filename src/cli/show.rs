@@ -1,4 +1,5 @@
-//! Status, plan and why, as a person reads them: what stands at the top is what one looks for first.
+//! Status, plan and why, as a person reads them: what stands at the top is what one looks for
+//! first.
 //!
 //! **Does not know:** where the documents come from.
 
@@ -55,7 +56,7 @@ fn head(sheet: &Sheet, status: &Status) -> String {
         out += &format!("{}\n", sheet.wrapped("! ", "  ", &text));
     }
     if status.here.is_none() {
-        let text = "where spot itself runs is not known, so nothing is powered off: set `here:` in spot.yaml";
+        let text = "where spot runs is not known, so nothing is powered off: set `here:`";
         out += &format!("{}\n", sheet.wrapped("! ", "  ", text));
     }
     out
@@ -145,7 +146,7 @@ fn reason(sheet: &Sheet, reason: &ReasonShown) -> String {
         (Some(at), _) => format!(", until {}", sheet.when(at)),
         (None, _) => String::new(),
     };
-    format!("{}{until}", plain(&reason.sentence))
+    format!("{}{until}", sheet.localised(&plain(&reason.sentence)))
 }
 
 fn guests(sheet: &Sheet, hosts: &[HostShown]) -> String {
@@ -190,7 +191,7 @@ fn hold_lines(sheet: &Sheet, holds: &[HoldShown]) -> String {
     let mut out = String::new();
     for hold in holds {
         let until = hold.until.map_or(String::new(), |at| format!(" (until {})", sheet.when(at)));
-        let text = format!("{}{until}", plain(&hold.sentence));
+        let text = format!("{}{until}", sheet.localised(&plain(&hold.sentence)));
         out += &format!("{}\n", sheet.wrapped("  ", "  ", &text));
         if !hold.remedy.is_empty() {
             out += &format!("{}\n", sheet.wrapped("    → ", "      ", &plain(&hold.remedy)));
@@ -226,7 +227,7 @@ pub fn plan(sheet: &Sheet, plan: &PlanShown) -> String {
 
 fn planned(sheet: &Sheet, one: &MoveShown) -> String {
     let purpose = sheet.ink(Ink::Bold, &one.purpose);
-    let text = format!("because {}", plain(&one.because));
+    let text = format!("because {}", sheet.localised(&plain(&one.because)));
     let mut out = format!("{}\n", sheet.wrapped(&format!("{purpose}, "), "  ", &text));
     for request in &one.requests {
         out += &format!("{}\n", sheet.wrapped("    next: ", "      ", &plain(request)));

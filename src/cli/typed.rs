@@ -1,5 +1,5 @@
-//! What a person types: durations, instants, times of day, host names; each with one sentence when it
-//! is not what was meant.
+//! What a person types: durations, instants, times of day, host names; each with one sentence when
+//! it is not what was meant.
 //!
 //! **Does not know:** which hosts exist.
 
@@ -59,7 +59,8 @@ fn absolute(text: &str, zone: &TimeZone) -> Option<Timestamp> {
     Some(civil.to_zoned(zone.clone()).ok()?.timestamp())
 }
 
-/// When `--until` ends: the next time the wall clock of `now`'s zone shows it, or the instant named.
+/// When `--until` ends: the next time the wall clock of `now`'s zone shows it, or the instant
+/// named.
 pub fn until(text: &str, now: &Zoned) -> Result<Timestamp, String> {
     let at = match time_of_day(text) {
         Some(time) => next(time, now),

@@ -75,8 +75,8 @@ impl Story {
         let text = format!(
             "{days} of the pretended cluster {}, with {hosts} hosts and {guests} guests, under the \
              policies {}. The service is the real one: it talks TLS to pretended hosts on loopback \
-             and wakes them by real magic packets. Lines with a dot are what befell the cluster, all \
-             others what spot wrote into its journal.",
+             and wakes them by real magic packets. Lines with a dot are what befell the cluster, \
+             all others what spot wrote into its journal.",
             plain(&cluster),
             plain(&rules.join(", ")),
         );
@@ -162,6 +162,7 @@ impl Story {
         if self.json {
             return paper::json_line(&Event { at, from, who, what, kind });
         }
+        self.sheet.now = at;
         let local = self.sheet.local(at);
         if self.date != Some(local.date()) {
             self.date = Some(local.date());
@@ -173,6 +174,7 @@ impl Story {
         let who = format!("{:WHO_WIDTH$}", plain(who));
         let start = format!("{time} {mark} {who} ");
         let indent = " ".repeat(paper::shown(&start) + 2);
+        let what = &self.sheet.localised(what);
         let text = match (from, kind) {
             ("world", _) => self.sheet.ink(Ink::Dim, what),
             (_, Some("refused")) => self.sheet.ink(Ink::Red, what),

@@ -1,6 +1,7 @@
 //! What the world itself counted: the end of every demo.
 //!
-//! **Does not know:** what the service says of itself, but for its refusals, which nobody else sees.
+//! **Does not know:** what the service says of itself, but for its refusals, which nobody else
+//! sees.
 
 use std::collections::BTreeMap;
 
