@@ -212,6 +212,8 @@ impl Permissions {
 pub struct Observation {
     /// When this look began.
     pub at: Moment,
+    /// When the turn that made it began: later than `at` when an earlier look came late.
+    pub turn_began: Moment,
     pub clock: ClockState,
     /// The cluster's name, where it was seen.
     pub cluster: Option<String>,
@@ -239,6 +241,7 @@ impl Observation {
     pub fn blank(at: Moment) -> Observation {
         Observation {
             at,
+            turn_began: at,
             clock: ClockState::Unknown,
             cluster: None,
             seen_from: None,
@@ -275,7 +278,7 @@ impl Observation {
     /// The answer to `question`, if it was had and its asking began no longer ago than `age`.
     pub fn answer(&self, question: &Question, age: Duration) -> Option<&Answer> {
         let stamped = self.answers.get(question)?;
-        let fresh = self.at.since(stamped.asked) <= age;
+        let fresh = self.turn_began.since(stamped.asked) <= age;
         stamped.answer.as_ref().ok().filter(|_| fresh)
     }
 

@@ -81,6 +81,9 @@ pub struct Bounds {
     pub qnetd_on: BTreeSet<HostName>,
     /// Hosts that left in order and have not been seen since.
     pub known_off: BTreeSet<HostName>,
+    /// Configured votes of the QDevice, 0 without one; `None` when no report was ever read. Counted
+    /// only where the evidence is `configured`.
+    pub device_votes: Option<u32>,
     /// When corosync.conf was last seen to change.
     pub config_changed_at: Option<Timestamp>,
     /// The wall clock is synchronised, holds still, and is not before the journal's last entry.
@@ -115,6 +118,8 @@ pub struct Refusal {
     pub remedy: String,
     /// It only waits for answers that are on their way: not worth telling.
     pub waiting: bool,
+    /// It was said on answers that are dear to have: asking again at once would wear hosts out.
+    pub dear: bool,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -246,6 +251,7 @@ const CLAUSES: &[Clause] = &[
     clause!(nothing_in_flight, POWER_OFF, AtOnce),
     clause!(no_task, POWER_OFF, AtOnce),
     clause!(no_lock, POWER_OFF, AtOnce),
+    clause!(nobody_arrives, POWER_OFF, AtOnce),
     clause!(no_guest_runs, POWER_OFF, AtOnce),
     clause!(config_settled, POWER_OFF, AtOnce),
     clause!(sees_every_guest, POWER_OFF, OnEvidence),
@@ -261,6 +267,36 @@ const CLAUSES: &[Clause] = &[
     clause!(empty_itself, POWER_OFF, LastLook),
     clause!(survivors_agree, POWER_OFF, LastLook),
 ];
+
+/// What stands against powering `host` off whatever its guests do.
+///
+/// Asked before a drain begins: nobody is moved or stopped for a power-off that would be refused
+/// anyway. Being content here clears nothing.
+pub fn objection(
+    host: &HostName,
+    under_way: &[&Undertaking],
+    seen: &Observation,
+    bounds: &Bounds,
+) -> Option<Refusal> {
+    let whatever_its_guests_do = |clause: &Clause| {
+        clause.stage == Stage::AtOnce
+            && matches!(
+                clause.name,
+                "known_host"
+                    | "frozen"
+                    | "quorate_now"
+                    | "clock"
+                    | "never_low"
+                    | "not_here"
+                    | "may_rest"
+                    | "every_address"
+                    | "no_task"
+                    | "config_settled"
+            )
+    };
+    let requests = [(Move::Rest(host.clone()), Request::PowerOff { host: host.clone() })];
+    check_by(&whatever_its_guests_do, &requests, under_way, seen, bounds).refusals.pop()
+}
 
 /// Judges each request against the observation, together with everything under way.
 pub fn check(
@@ -288,7 +324,7 @@ fn check_by(
                 let cleared = Cleared { purpose: purpose.clone(), request: request.clone() };
                 ruling.cleared.push(cleared);
             }
-            Judgement::Against { clause, sentence, remedy, questions, waiting } => {
+            Judgement::Against { clause, sentence, remedy, questions, waiting, dear } => {
                 ruling.questions.extend(questions);
                 ruling.refusals.push(Refusal {
                     purpose: purpose.clone(),
@@ -297,6 +333,7 @@ fn check_by(
                     sentence,
                     remedy,
                     waiting,
+                    dear,
                 });
             }
         }
@@ -312,6 +349,7 @@ enum Judgement {
         remedy: String,
         questions: BTreeSet<Question>,
         waiting: bool,
+        dear: bool,
     },
 }
 
@@ -320,6 +358,7 @@ enum Judgement {
 fn judge(heard: &dyn Fn(&Clause) -> bool, case: &Case<'_>) -> Judgement {
     let kind = Kind::of(case.request);
     for stage in STAGES {
+        let dear = stage != Stage::AtOnce;
         let mut asking: Option<(&'static str, Option<String>, BTreeSet<Question>)> = None;
         let concerned = |clause: &&Clause| {
             clause.stage == stage && clause.concerns.contains(&kind) && heard(clause)
@@ -335,6 +374,7 @@ fn judge(heard: &dyn Fn(&Clause) -> bool, case: &Case<'_>) -> Judgement {
                         remedy,
                         questions,
                         waiting: false,
+                        dear,
                     };
                 }
                 Finding::Ask { questions, sentence } => {
@@ -353,7 +393,7 @@ fn judge(heard: &dyn Fn(&Clause) -> bool, case: &Case<'_>) -> Judgement {
             let sentence =
                 told.unwrap_or_else(|| "it waits for answers that are on their way".into());
             let remedy = "spot asks again; it goes on when the answers are there".into();
-            return Judgement::Against { clause, sentence, remedy, questions, waiting };
+            return Judgement::Against { clause, sentence, remedy, questions, waiting, dear };
         }
     }
     Judgement::Clear

@@ -118,8 +118,10 @@ pub enum Entry {
     // What was seen.
     HostCame {
         host: HostName,
-        uptime_seconds: Option<u64>,
         first_look: bool,
+        /// It never stopped: only its membership was gone for a while.
+        #[serde(default)]
+        same_boot: bool,
     },
     /// Its API answered and it saw quorum, once.
     HostAnswered {
@@ -150,6 +152,11 @@ pub enum Entry {
     WakeUnproven {
         host: HostName,
         why: String,
+    },
+    /// Its owner vouches that it wakes, by these ways.
+    WakeVouched {
+        host: HostName,
+        print: String,
     },
     WakeFailed {
         host: HostName,
@@ -254,6 +261,7 @@ pub enum Presence {
 
 /// What is remembered of one host.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct HostRecord {
     pub presence: Presence,
     /// Since when it is where it is.
@@ -263,6 +271,8 @@ pub struct HostRecord {
     pub ready: Option<Timestamp>,
     /// Its boot, from the uptime it reported itself.
     pub booted: Option<Timestamp>,
+    /// When and how it last left.
+    pub left: Option<(Timestamp, Leaving)>,
     /// `spot` woke it since it was last off.
     pub woken: bool,
     /// A window or lease wanted it since it came up.
@@ -277,9 +287,8 @@ pub struct HostRecord {
     pub last_failed_wake: Option<Timestamp>,
     /// corosync's config_version when it left.
     pub config_version_at_leave: Option<u64>,
-    /// When our last power-off failed, and how often in a row.
+    /// When our last power-off failed.
     pub last_failed_stop: Option<Timestamp>,
-    pub failed_stops: u32,
     /// Seconds from our first packet to ready, the newest last.
     pub boots: VecDeque<u64>,
     /// Seconds from our power-off to its leaving.
@@ -309,14 +318,25 @@ pub struct Lease {
 
 /// What is remembered of a guest: what PVE may forget, and what we did to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct GuestRecord {
     pub name: Option<String>,
     pub memory_bytes: Option<u64>,
     /// Put away by us, and where.
     pub parked: Option<ParkedGuest>,
+    /// Asked by us to stop there, without having been seen to: it may still do so.
+    pub stop_asked: Option<StopAsked>,
     /// When its last request of ours failed, and how often in a row.
     pub failures: u32,
     pub last_failure: Option<Timestamp>,
+}
+
+/// A guest that outlived the time PVE gives a shutdown, and may still go down by itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopAsked {
+    pub kind: GuestKind,
+    pub host: HostName,
+    pub at: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -345,6 +365,7 @@ pub struct HoldKey {
 
 /// What all entries add up to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Ledger {
     /// Time of the newest entry.
     pub last_at: Option<Timestamp>,
@@ -467,19 +488,22 @@ impl Ledger {
                 self.proving.remove(host);
             }
 
-            Entry::HostCame { host, .. } => {
+            Entry::HostCame { host, same_boot, .. } => {
+                // Up after our packets: ours, unless somebody's finger was quicker, which nobody can tell.
+                let called = self.undertakings.values().any(|one| {
+                    one.open() && one.purpose == Move::Wake(host.clone()) && one.print.is_some()
+                });
                 let record = self.hosts.entry(host.clone()).or_default();
                 record.presence = Presence::Awake;
                 record.since = Some(at);
                 record.answering = None;
                 record.ready = None;
-                record.booted = None;
                 record.power_off_asked = None;
-                record.wanted = false;
-                // Up after our packets: ours, unless somebody's finger was quicker, which nobody can tell.
-                record.woken = self.undertakings.values().any(|one| {
-                    one.open() && one.purpose == Move::Wake(host.clone()) && one.volleys > 0
-                });
+                if !same_boot {
+                    record.booted = None;
+                    record.wanted = false;
+                    record.woken = called;
+                }
             }
             Entry::HostAnswered { host, uptime_seconds } => {
                 let record = self.hosts.entry(host.clone()).or_default();
@@ -505,10 +529,9 @@ impl Ledger {
                 record.since = Some(at);
                 record.answering = None;
                 record.ready = None;
-                record.woken = false;
-                record.wanted = false;
+                record.left = Some((at, *leaving));
                 record.power_off_asked = None;
-                (record.last_failed_stop, record.failed_stops) = (None, 0);
+                record.last_failed_stop = None;
                 record.config_version_at_leave = *config_version;
                 if let Some(seconds) = seconds {
                     keep(&mut record.shutdowns, *seconds);
@@ -517,7 +540,7 @@ impl Ledger {
             Entry::HostWanted { host, .. } => {
                 self.hosts.entry(host.clone()).or_default().wanted = true;
             }
-            Entry::WakeProven { host, print } => {
+            Entry::WakeProven { host, print } | Entry::WakeVouched { host, print } => {
                 let record = self.hosts.entry(host.clone()).or_default();
                 record.proof = Some(print.clone());
                 record.unproven_because = None;
@@ -534,6 +557,7 @@ impl Ledger {
             }
             Entry::GuestMoved { guest, .. } => {
                 let record = self.guests.entry(*guest).or_default();
+                record.stop_asked = None;
                 (record.failures, record.last_failure) = (0, None);
             }
             Entry::GuestParked { guest, kind, host, how } => {
@@ -553,7 +577,8 @@ impl Ledger {
                 record.memory_bytes = *memory_bytes;
             }
             Entry::ConfigVersion { version } => {
-                if self.config_version.is_some_and(|known| known != *version) {
+                // Nobody knows how old it is when it is first seen: it counts as changed now.
+                if self.config_version != Some(*version) {
                     self.config_changed = Some(at);
                 }
                 self.config_version = Some(*version);
@@ -565,7 +590,6 @@ impl Ledger {
             Entry::StopFailed { host, .. } => {
                 let record = self.hosts.entry(host.clone()).or_default();
                 record.last_failed_stop = Some(at);
-                record.failed_stops = record.failed_stops.saturating_add(1);
             }
             Entry::ClockStepped { seconds } => {
                 self.clock_stepped = Some(at);
@@ -664,6 +688,12 @@ impl Ledger {
                 record.last_failure = Some(at);
             }
         }
+        if let Request::ShutDownGuest { guest, kind, host, .. } = &request
+            && failed
+        {
+            let record = self.guests.entry(*guest).or_default();
+            record.stop_asked = Some(StopAsked { kind: *kind, host: host.clone(), at });
+        }
         if let Request::PowerOff { host } = &request
             && *outcome != Outcome::Effective
         {
@@ -673,13 +703,14 @@ impl Ledger {
     }
 
     /// Votes as far as they are known for planning; the gate never looks here.
-    pub fn vote_count(&self, members: &BTreeSet<HostName>) -> Option<VoteCount> {
+    /// With `hopeful` a QDevice counts as voting whatever was last seen of it.
+    pub fn vote_count(&self, members: &BTreeSet<HostName>, hopeful: bool) -> Option<VoteCount> {
         let (_, votes) = self.votes.as_ref()?;
         let (device, cast) = self.device.map_or((0, false), |(_, votes, cast)| (votes, cast));
         let expected = votes.values().sum::<u32>() + device;
         let held: u32 =
             votes.iter().filter(|(host, _)| members.contains(*host)).map(|(_, votes)| votes).sum();
-        let present = held + if cast { device } else { 0 };
+        let present = held + if cast || hopeful { device } else { 0 };
         Some(VoteCount { expected, present, needed: expected / 2 + 1 })
     }
 

@@ -32,6 +32,8 @@ pub use hold::{Hold, Reason};
 
 use placement::Promised;
 
+/// A request that is not settled by then is told.
+const SLOW_REQUEST: Duration = Duration::from_secs(3600);
 /// The journal's last entry may be this much ahead of the clock: clocks are slewed now and then.
 const CLOCK_BEHIND: Duration = Duration::from_secs(2);
 /// A guest on its target whose run is not reported by then has not come up; its placing is dropped.
@@ -97,7 +99,19 @@ impl Scene<'_> {
     }
 }
 
+/// Configurations asked for in one plan: each is two reads, and emptying may want hundreds.
+const FACTS_A_TURN: usize = 16;
+
 impl Plan {
+    /// Asks for the configuration of a guest, unless enough are asked for already.
+    fn ask_facts(&mut self, guest: Vmid) {
+        let asked =
+            self.questions.iter().filter(|question| matches!(question, Question::Guest(_))).count();
+        if asked < FACTS_A_TURN {
+            self.questions.insert(Question::Guest(guest));
+        }
+    }
+
     fn hold(&mut self, hold: Hold) {
         if !self.holds.contains(&hold) {
             self.holds.push(hold);
@@ -142,7 +156,7 @@ pub fn plan(policy: &Policy, seen: &Observation, ledger: &Ledger, now: Moment) -
     } else if !clock_sound(&scene) {
         plan.hold(Hold::ClockUnsure);
     } else {
-        let mut promised = Promised::default();
+        let mut promised = Promised::in_flight(&scene);
         resting::rest(&scene, &mut plan, &mut promised);
         placement::place(&scene, &mut plan, &mut promised);
     }
@@ -241,6 +255,15 @@ fn tell_doubts(scene: &Scene<'_>, plan: &mut Plan) {
             plan.hold(Hold::LowAbsent { host: host.clone() });
         }
     }
+    for (_, _, asked) in scene.ledger.in_flight() {
+        if let Some(guest) = asked.request.guest()
+            && scene.now.civil >= asked.asked + SLOW_REQUEST
+        {
+            let host = asked.request.hosts().first().map(|host| (*host).clone());
+            let why = format!("asked over an hour ago and not over: {}", asked.request);
+            plan.hold(Hold::GuestWaits { guest, host, why, until: None });
+        }
+    }
     let wanted = desire::short_of_votes(scene);
     match scene.policy.quorum().rescue {
         crate::policy::Rescue::Tell => {
@@ -262,6 +285,10 @@ fn tell_doubts(scene: &Scene<'_>, plan: &mut Plan) {
 /// Open undertakings that the plan no longer wants end, once nothing of theirs is in flight: a running
 /// migration is finished, never aborted.
 fn drop_unwanted(scene: &Scene<'_>, plan: &mut Plan) {
+    // What was not planned because it could not be seen is not unwanted.
+    if !scene.seen.whole() || !clock_sound(scene) {
+        return;
+    }
     for one in scene.ledger.undertakings.values().filter(|one| one.open()) {
         let wanted = plan.moves.iter().any(|planned| planned.purpose == one.purpose)
             || arriving(scene, &one.purpose, one.since);

@@ -237,6 +237,7 @@ impl<T: Transport, W: Waker, C: Clock> Live<T, W, C> {
                 late.picture(&self.core.endpoints, &board)
             }
         };
+        seen.turn_began = began;
         seen.clock = self.clock.state();
         seen.answers = board.answers.clone();
         for question in late {

@@ -129,7 +129,7 @@ impl fmt::Display for Request {
                 let s = if ways.len() == 1 { "" } else { "s" };
                 write!(
                     f,
-                    "magic packets to {host} ({} address{}{s})",
+                    "send magic packets to {host} ({} address{}{s})",
                     ways.len(),
                     if s.is_empty() { "" } else { "e" }
                 )

@@ -103,6 +103,8 @@ pub struct Service<S: Site> {
     seen: Option<Observation>,
     /// The gate's last word on a request, while it waits for fresh answers.
     refusals: BTreeMap<Request, crate::gate::Refusal>,
+    /// When the gate last refused a host's power-off on reports.
+    dear_refusals: BTreeMap<HostName, Moment>,
     started: bool,
     trouble: Option<Trouble>,
     halting: Arc<AtomicBool>,
@@ -134,6 +136,7 @@ impl<S: Site> Service<S> {
             questions: BTreeSet::new(),
             seen: None,
             refusals: BTreeMap::new(),
+            dear_refusals: BTreeMap::new(),
             started: false,
             trouble: None,
             halting: Arc::new(AtomicBool::new(false)),

@@ -424,7 +424,7 @@ fn runtime_votes(seen: &Observation) -> Option<Votes> {
 /// From corosync.conf and the members, as the ledger keeps them.
 fn configured_votes(seen: &Observation, ledger: &Ledger) -> Option<Votes> {
     seen.quorate?;
-    let VoteCount { expected, present, needed } = ledger.vote_count(&seen.members())?;
+    let VoteCount { expected, present, needed } = ledger.vote_count(&seen.members(), false)?;
     Some(Votes {
         expected: Some(expected),
         present: Some(present),

@@ -81,8 +81,12 @@ pub struct Undertaking {
     /// Volleys of packets sent so far, and when the last one left.
     pub volleys: u32,
     pub last_volley: Option<Timestamp>,
-    /// Stands for the ways its packets took; what a proof of waking rests on.
+    /// Stands for the ways by which packets really left; what a proof of waking rests on.
+    #[serde(default)]
     pub print: Option<String>,
+    /// Why the last volley did not leave, when it did not.
+    #[serde(default)]
+    pub unsent: Option<String>,
 }
 
 /// An event that cannot follow: the journal is damaged or `spot` is wrong.
@@ -105,6 +109,7 @@ impl Undertaking {
             volleys: 0,
             last_volley: None,
             print: None,
+            unsent: None,
         }
     }
 
@@ -125,8 +130,7 @@ impl Undertaking {
                 }
                 match request {
                     // Packets have no outcome of their own: the host is seen or it is not.
-                    Request::Wake { ways, .. } => {
-                        self.print = Some(Way::print(ways));
+                    Request::Wake { .. } => {
                         self.volleys += 1;
                         self.last_volley = Some(*at);
                     }
@@ -141,7 +145,18 @@ impl Undertaking {
             }
             Event::Answered { request_id, answer } => match self.in_flight.get_mut(request_id) {
                 // Packets are over once they are sent.
-                Some(InFlight { request: Request::Wake { .. }, .. }) => {
+                Some(InFlight { request: Request::Wake { ways, .. }, .. }) => {
+                    match answer {
+                        Answered::Sent { .. } | Answered::Accepted { .. } => {
+                            self.print = Some(Way::print(ways));
+                            self.unsent = None;
+                        }
+                        Answered::Refused { sentence }
+                        | Answered::Undelivered { sentence }
+                        | Answered::Ambiguous { sentence } => {
+                            self.unsent = Some(sentence.clone());
+                        }
+                    }
                     self.in_flight.remove(request_id);
                 }
                 Some(asked) if asked.answered.is_none() => asked.answered = Some(answer.clone()),

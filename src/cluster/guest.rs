@@ -59,12 +59,28 @@ impl RunState {
         }
     }
 
+    /// PVE's own word for it.
+    pub fn word(&self) -> &str {
+        match self {
+            RunState::Running => "running",
+            RunState::Stopped => "stopped",
+            RunState::Unknown => "in an unknown state",
+            RunState::Other(word) => word,
+        }
+    }
+
     /// Uses its host, as far as anyone can tell: anything but a plain `stopped`.
     pub fn may_run(&self) -> bool {
         match self {
             RunState::Stopped => false,
             RunState::Running | RunState::Unknown | RunState::Other(_) => true,
         }
+    }
+}
+
+impl fmt::Display for RunState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
     }
 }
 

@@ -11,6 +11,7 @@ use super::{Case, EvidenceKind, Finding, Here, Mode};
 use crate::cluster::quorum::{device_fault, tally};
 use crate::cluster::{
     Answer, Evidence, GuestKind, GuestSeen, HostName, Observation, Question, RunState, Stamped,
+    Vmid,
 };
 use crate::request::{Migration, Request};
 
@@ -249,7 +250,7 @@ pub(super) fn guest_as_said(case: &Case<'_>) -> Finding {
     };
     content_unless(guest.status != wanted, || {
         refuse(
-            format!("guest {vmid} is in the state {:?}, not {wanted:?}", guest.status),
+            format!("guest {vmid} is {}, not {wanted}", guest.status),
             "it is planned anew in the next turn",
         )
     })
@@ -316,7 +317,7 @@ pub(super) fn no_ha_stop(case: &Case<'_>) -> Finding {
     let managed = case.guest().is_some_and(|guest| guest.ha.is_some());
     content_unless(stops && managed, || {
         refuse(
-            "the HA manager runs that guest, and spot does not stop it against it",
+            "the HA manager runs that guest, so spot does not stop it",
             "let it migrate, or take it out of HA",
         )
     })
@@ -467,11 +468,38 @@ pub(super) fn no_lock(case: &Case<'_>) -> Finding {
     }
 }
 
+/// A guest on its way to this host belongs to its source until the last second: its lock and its task
+/// are there. Whoever moves, and not by us to somewhere else, may be coming here.
+pub(super) fn nobody_arrives(case: &Case<'_>) -> Finding {
+    let host = case.host();
+    let goes_elsewhere = |vmid: &Vmid| {
+        case.others().any(|other| match other {
+            Request::Migrate { guest, to, .. } => guest == vmid && to != host,
+            Request::Wake { .. }
+            | Request::Hibernate { .. }
+            | Request::ShutDownGuest { .. }
+            | Request::StartGuest { .. }
+            | Request::PowerOff { .. } => false,
+        })
+    };
+    let moving = |guest: &GuestSeen| guest.lock.as_deref() == Some("migrate");
+    let arriving = case.seen.guests.iter().find(|(vmid, guest)| {
+        moving(guest) && is_member(case.seen, &guest.host) && !goes_elsewhere(vmid)
+    });
+    match arriving {
+        Some((vmid, guest)) => refuse(
+            format!("guest {vmid} is moving away from {}, perhaps to {host}", guest.host),
+            "it goes on when that migration is over",
+        ),
+        None => Finding::Content,
+    }
+}
+
 pub(super) fn no_guest_runs(case: &Case<'_>) -> Finding {
     let host = case.host();
     match case.seen.guests_on(host).find(|(_, guest)| guest.status.may_run() && !guest.template) {
         Some((vmid, guest)) => refuse(
-            format!("guest {vmid} on {host} is in the state {:?}", guest.status),
+            format!("guest {vmid} on {host} is {}", guest.status),
             format!("it goes on when guest {vmid} has moved or stopped"),
         ),
         None => Finding::Content,
@@ -522,7 +550,7 @@ enum Fresh<'a> {
 }
 
 fn is_fresh(seen: &Observation, stamped: &Stamped) -> bool {
-    seen.at.since(stamped.asked) <= EVIDENCE_AGE
+    seen.turn_began.since(stamped.asked) <= EVIDENCE_AGE
 }
 
 /// A member's evidence, unless it is old or overtaken: void when anybody booted since its asking.
@@ -538,10 +566,10 @@ fn fresh_evidence<'a>(seen: &'a Observation, host: &HostName) -> Fresh<'a> {
         Ok(_) => return Fresh::No,
         Err(gap) => return Fresh::Gap(gap.to_string()),
     };
-    let age = seen.at.since(stamped.asked);
+    let age = seen.turn_began.since(stamped.asked);
     let booted_since = |member: &HostName| {
         let uptime = seen.hosts.get(member).and_then(|look| look.uptime_seconds);
-        uptime.is_some_and(|uptime| Duration::from_secs(uptime) + REPORT_LAG < age)
+        uptime.is_some_and(|uptime| Duration::from_secs(uptime).saturating_add(REPORT_LAG) < age)
     };
     let members = seen.members();
     let overtaken = evidence.members.keys().cloned().collect::<BTreeSet<_>>() != members
@@ -676,13 +704,20 @@ pub(super) fn votes(case: &Case<'_>) -> Finding {
         }
         EvidenceKind::Configured => {
             let Ok(votes) = configured_votes(case) else { return Finding::Content };
+            // The device counts in what is expected, and is never credited here.
+            let Some(device) = case.bounds.device_votes else {
+                return refuse(
+                    "whether the cluster has a QDevice is not known yet, so its votes cannot be counted",
+                    "it goes on when a host's report could be read once",
+                );
+            };
             let members = case.seen.members();
             let stay =
                 votes.iter().filter(|(host, _)| members.contains(*host) && !stops.contains(*host));
             crate::cluster::quorum::Tally {
                 remaining: stay.map(|(_, votes)| votes).sum(),
                 credit: 0,
-                needed: votes.values().sum::<u32>() / 2 + 1,
+                needed: votes.values().sum::<u32>().saturating_add(device) / 2 + 1,
                 no_credit_because: None,
             }
         }
@@ -744,7 +779,7 @@ pub(super) fn can_return(case: &Case<'_>) -> Finding {
     match evidence.values().find_map(|view| device_fault(&view.conf)) {
         Some(fault) => refuse(
             format!("{host} could not rejoin after a boot: {fault}"),
-            "correct the device section of corosync.conf; `spot quorum --advise` shows how",
+            "correct the device section of corosync.conf, and raise its config_version; see corosync.conf(5)",
         ),
         None => Finding::Content,
     }
@@ -754,8 +789,12 @@ pub(super) fn can_return(case: &Case<'_>) -> Finding {
 /// runs, is a reason never to power off.
 pub(super) fn no_hidden_guest(case: &Case<'_>) -> Finding {
     let host = case.host();
-    let Some(evidence) = case.evidence() else { return Finding::Content };
-    let Some(view) = evidence.get(host) else { return Finding::Content };
+    // Asked of this host whatever the owner chose for the votes: nothing else lists every guest.
+    let view = match fresh_evidence(case.seen, host) {
+        Fresh::Yes(view) => view,
+        Fresh::No => return ask([Question::Evidence(host.clone())]),
+        Fresh::Gap(why) => return ask_again(Question::Evidence(host.clone()), why),
+    };
     let listed = match &view.guests {
         Ok(listed) => listed,
         Err(why) => {
@@ -770,7 +809,9 @@ pub(super) fn no_hidden_guest(case: &Case<'_>) -> Finding {
         if here.is_none() {
             return refuse(
                 format!("guest {vmid} on {host} is hidden from our token"),
-                format!("give the token VM.Audit on /vms/{vmid}: pveum acl modify /vms/{vmid} …"),
+                format!(
+                    "give the token a role with VM.Audit on /vms/{vmid} (a deeper ACL replaces what it inherits)"
+                ),
             );
         }
         let template = here.is_some_and(|guest| guest.template);
@@ -788,7 +829,7 @@ pub(super) fn no_hidden_guest(case: &Case<'_>) -> Finding {
 
 /// The answer to a question asked in this very turn.
 fn this_turn<'a>(seen: &'a Observation, question: &Question) -> Option<&'a Stamped> {
-    seen.answers.get(question).filter(|stamped| stamped.asked >= seen.at)
+    seen.answers.get(question).filter(|stamped| stamped.asked >= seen.turn_began)
 }
 
 /// The host's own live list: nothing runs, and nothing is locked.
@@ -801,9 +842,19 @@ pub(super) fn empty_itself(case: &Case<'_>) -> Finding {
         Ok(_) => return ask([question]),
         Err(gap) => return ask_again(question, gap.to_string()),
     };
+    let locked = guests.iter().find_map(|(vmid, guest)| match guest.lock.as_deref() {
+        None | Some("suspended") => None,
+        Some(lock) => Some((vmid, lock)),
+    });
+    if let Some((vmid, lock)) = locked {
+        return refuse(
+            format!("guest {vmid} on {host} is locked ({lock}), as its own list says"),
+            format!("it goes on when the lock is gone; a stale one goes with `qm unlock {vmid}`"),
+        );
+    }
     match guests.iter().find(|(_, guest)| guest.status.may_run() && !guest.template) {
         Some((vmid, guest)) => refuse(
-            format!("guest {vmid} runs on {host} (its own list says {:?})", guest.status),
+            format!("guest {vmid} runs on {host} (its own list says {})", guest.status),
             format!("it goes on when guest {vmid} has moved or stopped"),
         ),
         None => Finding::Content,

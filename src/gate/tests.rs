@@ -107,6 +107,7 @@ fn home(request: Request) -> World {
         here: Here::Host(host("host1")),
         qnetd_on: BTreeSet::new(),
         known_off: BTreeSet::new(),
+        device_votes: Some(0),
         config_changed_at: None,
         clock_sound: true,
     };
@@ -337,6 +338,7 @@ fn dangers() -> Vec<(&'static str, World)> {
             }),
         ),
         ("no_lock", changed(power_off(), |w| w.guest(203).lock = Some("backup".into()))),
+        ("nobody_arrives", changed(power_off(), |w| w.guest(201).lock = Some("migrate".into()))),
         ("no_guest_runs", changed(power_off(), |w| w.guest(203).status = RunState::Running)),
         ("no_guest_runs", changed(power_off(), |w| w.guest(203).status = RunState::Unknown)),
         (
@@ -417,6 +419,20 @@ fn dangers() -> Vec<(&'static str, World)> {
             changed(power_off(), |w| {
                 let question = Question::LiveGuests(host("host3"));
                 w.seen.answers.get_mut(&question).unwrap().asked = at(NOW - 1);
+            }),
+        ),
+        (
+            "empty_itself",
+            changed(power_off(), |w| {
+                let question = Question::LiveGuests(host("host3"));
+                let lock = Some("backup".to_owned());
+                let stopped = LiveGuest {
+                    kind: GuestKind::Vm,
+                    status: RunState::Stopped,
+                    lock,
+                    template: false,
+                };
+                w.answer(question, Answer::LiveGuests([(Vmid(203), stopped)].into()));
             }),
         ),
         (
@@ -571,13 +587,27 @@ fn a_host_somebody_else_shuts_down_counts_as_gone() {
 fn configured_evidence_counts_the_file_and_credits_no_device() {
     let mut world = power_off();
     world.bounds.evidence = EvidenceKind::Configured;
-    world.seen.answers.retain(|question, _| !matches!(question, Question::Evidence(_)));
+    // The others' reports may be missing; the host's own is asked for its list of all guests.
+    world.seen.answers.retain(|question, _| match question {
+        Question::Evidence(of) => *of == host("host3"),
+        _ => true,
+    });
     assert_eq!(world.verdict(), "evidence");
     let votes =
         |first| BTreeMap::from([(host("host1"), first), (host("host2"), 1), (host("host3"), 1)]);
     world.answer(Question::ConfiguredVotes, Answer::ConfiguredVotes(votes(3)));
     assert_eq!(world.verdict(), "cleared");
+    // A device that this evidence never credits still counts in what is needed.
+    world.bounds.device_votes = Some(4);
+    assert_eq!(world.verdict(), "votes");
+    world.bounds.device_votes = None;
+    assert_eq!(world.verdict(), "votes");
+    world.bounds.device_votes = Some(0);
+    let own = world.seen.answers.remove(&Question::Evidence(host("host3"))).unwrap();
+    assert_eq!(world.verdict(), "no_hidden_guest");
+    world.seen.answers.insert(Question::Evidence(host("host3")), own);
     world.look("host2").member = Some(false);
+    world.evidence("host3").members.remove(&host("host2"));
     for name in ["host1", "host3"] {
         let members = [("host1", true), ("host2", false), ("host3", true)];
         let members = members.map(|(name, up)| (host(name), up)).into();

@@ -41,7 +41,7 @@ fn story(round: u64) -> Vec<Vec<Entry>> {
             answer: Answered::Sent { packets: 2, by: vec!["vmbr0".into()] },
         })],
         vec![
-            Entry::HostCame { host: host.clone(), uptime_seconds: Some(9), first_look: false },
+            Entry::HostCame { host: host.clone(), first_look: false, same_boot: false },
             progress(Event::Ended { stage: Stage::Done, because: "seen".into() }),
             Entry::LeaseEnded { host, why: "its time is over".into() },
             Entry::Thawed { host: "host2".into(), by: "anna".into() },

@@ -14,9 +14,10 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Entry, Leaving, Ledger, Parked, Presence};
 use crate::cluster::{
-    Answer, HostName, HostSeen, Observation, Question, Readiness, RunState, Stamped, TaskSeen, Vmid,
+    Answer, ClockState, HostName, HostSeen, Observation, Question, Readiness, RunState, Stamped,
+    TaskSeen, Vmid,
 };
-use crate::request::{Answered, Move, Request};
+use crate::request::{Answered, Migration, Move, Request};
 use crate::undertaking::{Event, InFlight, Outcome, Stage};
 
 /// Two looks this far apart must both find a host ready (`pve-api.md` section 13).
@@ -30,6 +31,14 @@ const EFFECT_WITHIN: Duration = Duration::from_secs(600);
 const STOP_BEGINS_WITHIN: Duration = Duration::from_secs(600);
 /// Clocks of hosts and of ours may differ by this much where a task's start is compared.
 const CLOCK_SKEW: Duration = Duration::from_secs(90);
+/// Somebody else's reboot, or a board that comes back with the mains, takes less than this.
+const SILENT_BEFORE: Duration = Duration::from_secs(600);
+/// Membership lost for less than this may be a lost token: what is in flight is not given up.
+const GONE_FOR: Duration = Duration::from_secs(60);
+/// A guest that PVE gave up on may still go down by itself for this long.
+const STOPS_LATE: Duration = Duration::from_secs(3600);
+/// A host's uptime is in whole seconds and was asked a moment before it is compared.
+const BOOT_MARGIN: Duration = Duration::from_secs(5);
 /// A host whose reported uptime falls short of what it must be by this much has booted meanwhile.
 /// (Reports may be frozen for 5 minutes.)
 const REBOOT_MARGIN: Duration = Duration::from_secs(600);
@@ -85,9 +94,12 @@ pub fn questions(ledger: &Ledger, seen: &Observation) -> BTreeSet<Question> {
             ) => {}
         }
         if let Some(guest) = asked.request.guest()
-            && seen.guests.get(&guest).is_some_and(|look| look.status == RunState::Unknown)
+            && let Some(look) = seen.guests.get(&guest)
         {
-            questions.insert(Question::LiveGuests(runs_on.clone()));
+            let arrived_stopped = look.host != *runs_on && !look.status.may_run();
+            if look.status == RunState::Unknown || arrived_stopped {
+                questions.insert(Question::LiveGuests(look.host.clone()));
+            }
         }
     }
     questions
@@ -161,7 +173,7 @@ impl Changes<'_> {
         match (look.member, record.presence) {
             (None, _) => {}
             (Some(true), Presence::Awake) => {
-                if rebooted(&record, look, self.at) {
+                if self.clock_holds() && rebooted(&record, look, self.at) {
                     self.left(host);
                     self.came(host, look, false);
                 }
@@ -174,9 +186,18 @@ impl Changes<'_> {
         }
     }
 
+    /// Whether times of now and times remembered can be compared.
+    fn clock_holds(&self) -> bool {
+        let synchronised = match self.seen.clock {
+            ClockState::Synchronised => true,
+            ClockState::Unsynchronised | ClockState::Unknown => false,
+        };
+        synchronised && self.ledger.clock_stepped.is_none()
+    }
+
     fn came(&mut self, host: &HostName, look: &HostSeen, first_look: bool) {
-        let uptime_seconds = look.uptime_seconds;
-        self.note(Entry::HostCame { host: host.clone(), uptime_seconds, first_look });
+        let same_boot = same_boot(&self.ledger.host(host), look, self.at);
+        self.note(Entry::HostCame { host: host.clone(), first_look, same_boot });
     }
 
     fn left(&mut self, host: &HostName) {
@@ -206,13 +227,19 @@ impl Changes<'_> {
             return;
         }
         let wake = self.ledger.undertaking(&Move::Wake(host.clone())).cloned();
-        let wake = wake.filter(|wake| wake.volleys > 0);
+        let wake = wake.filter(|wake| wake.print.is_some());
         let boot_seconds = wake.as_ref().map(|wake| whole_seconds(self.at, wake.since));
         self.note(Entry::HostReady { host: host.clone(), boot_seconds });
-        // Proven: it was off when the undertaking began (the plan wakes nobody else), and its boot
-        // came after our first packet.
+        // Proven: it had left on our word, or had been silent for so long that it was not on its way
+        // back by itself, and its boot came after our first packet.
         if let (Some(wake), Some(booted)) = (wake, record.booted)
-            && booted + CLOCK_SKEW >= wake.since
+            && record.left.is_some_and(|(left, how)| match how {
+                Leaving::Ours => true,
+                Leaving::Others | Leaving::BeforeFirstLook | Leaving::Vanished => {
+                    left + SILENT_BEFORE <= wake.since
+                }
+            })
+            && booted + BOOT_MARGIN >= wake.since
             && let Some(print) = wake.print
         {
             self.note(Entry::WakeProven { host: host.clone(), print });
@@ -240,6 +267,7 @@ impl Changes<'_> {
         for guest in touched {
             let record = self.ledger.guests.get(&guest).cloned().unwrap_or_default();
             let look = self.seen.guests.get(&guest);
+            self.stopped_late(guest, &record);
             if record.parked.is_some() {
                 let why = match look.map(|look| &look.status) {
                     None => Some("it is no longer listed"),
@@ -276,6 +304,21 @@ impl Changes<'_> {
         }
     }
 
+    /// PVE's patience with a shutdown ended before the guest did: it is put away all the same, and by
+    /// us.
+    fn stopped_late(&mut self, guest: Vmid, record: &super::GuestRecord) {
+        let Some(asked) = &record.stop_asked else { return };
+        let stopped = self.seen.guests.get(&guest).is_some_and(|look| {
+            look.host == asked.host && look.status == RunState::Stopped && look.lock.is_none()
+        });
+        let in_flight =
+            self.ledger.in_flight().any(|(_, _, one)| one.request.guest() == Some(guest));
+        if stopped && !in_flight && self.at < asked.at + STOPS_LATE {
+            let (kind, host, how) = (asked.kind, asked.host.clone(), Parked::ShutDown);
+            self.note(Entry::GuestParked { guest, kind, host, how });
+        }
+    }
+
     /// Settles every request whose end can be seen.
     fn requests(&mut self) {
         let in_flight: Vec<_> = self
@@ -294,7 +337,21 @@ impl Changes<'_> {
             self.note(Entry::Progress { id, event: Event::Settled { request_id, outcome } });
             if effective {
                 self.effect(&asked.request);
+            } else {
+                self.left_stopped(&asked.request);
             }
+        }
+    }
+
+    /// A guest that our migration stopped and did not start again is ours to start.
+    fn left_stopped(&mut self, request: &Request) {
+        let Request::Migrate { guest, kind, to, how, .. } = request else { return };
+        let there = self.seen.guests.get(guest).is_some_and(|look| {
+            look.host == *to && look.lock.is_none() && look.status == RunState::Stopped
+        });
+        if there && *how != Migration::Offline {
+            let (guest, kind, host, how) = (*guest, *kind, to.clone(), Parked::ShutDown);
+            self.note(Entry::GuestParked { guest, kind, host, how });
         }
     }
 
@@ -382,10 +439,17 @@ fn left_in_order(host: &HostName, record: &super::HostRecord, tasks: &[TaskSeen]
     !on_host().any(|task| task.started > stopall && !part_of_it(task))
 }
 
+/// Whether a host that is a member again reports the very boot that was known before it left.
+fn same_boot(record: &super::HostRecord, look: &HostSeen, at: Timestamp) -> bool {
+    let (Some(booted), Some(uptime)) = (record.booted, look.uptime_seconds) else { return false };
+    let up_since_then = Duration::from_secs(whole_seconds(at, booted));
+    Duration::from_secs(uptime).saturating_add(CLOCK_SKEW) >= up_since_then
+}
+
 fn rebooted(record: &super::HostRecord, look: &HostSeen, at: Timestamp) -> bool {
     let (Some(booted), Some(uptime)) = (record.booted, look.uptime_seconds) else { return false };
     let up_at_least = whole_seconds(at, booted);
-    Duration::from_secs(uptime) + REBOOT_MARGIN < Duration::from_secs(up_at_least)
+    Duration::from_secs(uptime).saturating_add(REBOOT_MARGIN) < Duration::from_secs(up_at_least)
 }
 
 /// What became of a request, once that can be seen.
@@ -404,19 +468,19 @@ fn outcome(asked: &InFlight, ledger: &Ledger, seen: &Observation) -> Option<Outc
         Request::PowerOff { host } => power_off_outcome(host, asked, ledger, seen),
         Request::Migrate { guest, from, to, .. } => {
             let task = task_of(asked, from, seen);
-            migrate_outcome(*guest, from, to, &task, asked, seen)
+            migrate_outcome(*guest, from, to, &task, asked, ledger, seen)
         }
         Request::Hibernate { guest, host } => {
             let task = task_of(asked, host, seen);
-            guest_outcome(*guest, host, false, &task, asked, seen)
+            guest_outcome(*guest, host, false, &task, asked, ledger, seen)
         }
         Request::ShutDownGuest { guest, host, .. } => {
             let task = task_of(asked, host, seen);
-            guest_outcome(*guest, host, false, &task, asked, seen)
+            guest_outcome(*guest, host, false, &task, asked, ledger, seen)
         }
         Request::StartGuest { guest, host, .. } => {
             let task = task_of(asked, host, seen);
-            guest_outcome(*guest, host, true, &task, asked, seen)
+            guest_outcome(*guest, host, true, &task, asked, ledger, seen)
         }
     }
 }
@@ -436,8 +500,13 @@ fn power_off_outcome(
         }
         Presence::Awake | Presence::Unseen => {}
     }
+    // A stop under way shows as a `stopall`; one that began long ago and is over was something else.
     let stopall = seen.tasks.iter().any(|task| {
-        task.host == *host && task.kind == "stopall" && task.started + CLOCK_SKEW >= asked.asked
+        let lately = task.started >= seen.at.civil - STOP_BEGINS_WITHIN;
+        task.host == *host
+            && task.kind == "stopall"
+            && task.started >= asked.asked - CLOCK_SKEW
+            && (task.running() || lately)
     });
     if seen.at.civil < asked.asked + STOP_BEGINS_WITHIN || stopall {
         return None;
@@ -460,6 +529,13 @@ fn power_off_outcome(
         )
         | None => Outcome::NeverBegan,
     })
+}
+
+/// Whether a host has been absent for so long that what ran on it is over.
+fn gone(host: &HostName, ledger: &Ledger, seen: &Observation) -> bool {
+    let absent = seen.hosts.get(host).is_some_and(|look| look.member == Some(false));
+    let since = ledger.host(host).left.map(|(left, _)| left);
+    absent && since.is_none_or(|left| seen.at.civil >= left + GONE_FOR)
 }
 
 /// What is known of the task behind a request.
@@ -526,7 +602,7 @@ fn lost_task(asked: &InFlight, host: &HostName, seen: &Observation) -> TaskState
     let candidates = answered.iter().flat_map(|(_, tasks)| tasks.iter()).chain(&seen.tasks);
     let found = candidates
         .filter(|task| kinds.contains(&task.kind.as_str()) && task.id == guest)
-        .filter(|task| task.started + CLOCK_SKEW >= asked.asked)
+        .filter(|task| task.started >= asked.asked - CLOCK_SKEW)
         .max_by_key(|task| (task.started, task.ended.is_some()));
     match (found, answered) {
         (Some(task), _) => ended(task, asked),
@@ -541,6 +617,7 @@ fn migrate_outcome(
     to: &HostName,
     task: &TaskState,
     asked: &InFlight,
+    ledger: &Ledger,
     seen: &Observation,
 ) -> Option<Outcome> {
     if !seen.saw("resources") {
@@ -549,7 +626,7 @@ fn migrate_outcome(
     let Some(look) = seen.guests.get(&guest) else {
         return Some(Outcome::Failed { sentence: format!("guest {guest} is no longer listed") });
     };
-    let source_gone = seen.hosts.get(from).is_some_and(|host| host.member == Some(false));
+    let source_gone = gone(from, ledger, seen);
     // On the target, unlocked and with its task over: all three, for the node flips seconds before
     // the guest has arrived (recorded).
     if look.host == *to {
@@ -557,7 +634,10 @@ fn migrate_outcome(
             TaskState::Ended { .. } | TaskState::Absent => true,
             TaskState::Running | TaskState::Unknown => source_gone,
         };
-        return (look.lock.is_none() && over).then_some(Outcome::Effective);
+        if look.lock.is_some() || !over {
+            return None;
+        }
+        return arrived(guest, to, asked, look, seen);
     }
     let elsewhere = look.host != *from;
     let failed = |sentence: String| Some(Outcome::Failed { sentence });
@@ -593,6 +673,37 @@ fn migrate_outcome(
     }
 }
 
+/// A guest on its target: well, if it runs as before. Its run is reported up to 10 s late, so that a
+/// stop is believed only from the target's own list.
+fn arrived(
+    guest: Vmid,
+    to: &HostName,
+    asked: &InFlight,
+    look: &crate::cluster::GuestSeen,
+    seen: &Observation,
+) -> Option<Outcome> {
+    let ran = match &asked.request {
+        Request::Migrate { how, .. } => *how != Migration::Offline,
+        Request::Wake { .. }
+        | Request::Hibernate { .. }
+        | Request::ShutDownGuest { .. }
+        | Request::StartGuest { .. }
+        | Request::PowerOff { .. } => false,
+    };
+    match &look.status {
+        RunState::Running | RunState::Other(_) => Some(Outcome::Effective),
+        RunState::Stopped | RunState::Unknown if !ran => Some(Outcome::Effective),
+        RunState::Stopped | RunState::Unknown => {
+            let state = live_state(guest, to, asked, seen)?;
+            if state.may_run() {
+                return Some(Outcome::Effective);
+            }
+            let sentence = format!("guest {guest} moved to {to} and does not run there");
+            Some(Outcome::Failed { sentence })
+        }
+    }
+}
+
 /// The end of a start, a shutdown or a hibernation: the guest is seen to run, or not to.
 fn guest_outcome(
     guest: Vmid,
@@ -600,6 +711,7 @@ fn guest_outcome(
     should_run: bool,
     task: &TaskState,
     asked: &InFlight,
+    ledger: &Ledger,
     seen: &Observation,
 ) -> Option<Outcome> {
     if !seen.saw("resources") {
@@ -608,7 +720,7 @@ fn guest_outcome(
     let Some(look) = seen.guests.get(&guest) else {
         return Some(Outcome::Failed { sentence: format!("guest {guest} is no longer listed") });
     };
-    if seen.hosts.get(host).is_some_and(|host| host.member == Some(false)) {
+    if gone(host, ledger, seen) {
         return Some(Outcome::Failed {
             sentence: format!("{host} left while guest {guest} was asked"),
         });

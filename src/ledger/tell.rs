@@ -29,6 +29,7 @@ impl Entry {
             | Entry::HostWanted { host, .. }
             | Entry::WakeProven { host, .. }
             | Entry::WakeUnproven { host, .. }
+            | Entry::WakeVouched { host, .. }
             | Entry::StopFailed { host, .. }
             | Entry::WakeFailed { host, .. } => host.to_string(),
             Entry::GuestMoved { guest, .. }
@@ -83,7 +84,7 @@ impl fmt::Display for Entry {
                     if *wants == super::Wants::Awake { "awake" } else { "at rest" }
                 )?;
                 match until {
-                    Some(until) => write!(f, " until {until}")?,
+                    Some(until) => write!(f, " until {until:.0}")?,
                     None => f.write_str(" until its next window opens")?,
                 }
                 because.as_ref().map_or(Ok(()), |because| write!(f, ", because {because}"))
@@ -99,9 +100,10 @@ impl fmt::Display for Entry {
                 write!(f, "{by} wants a supervised sleep and wake of {host}")
             }
             Entry::ProofEnded { host, why } => write!(f, "the proof of {host} ended: {why}"),
-            Entry::HostCame { host, first_look, .. } => match first_look {
-                true => write!(f, "{host} is awake (first look)"),
-                false => write!(f, "{host} joined the cluster: off → awake"),
+            Entry::HostCame { host, first_look, same_boot } => match (first_look, same_boot) {
+                (true, _) => write!(f, "{host} is awake (first look)"),
+                (false, true) => write!(f, "{host} is a member again, and had never stopped"),
+                (false, false) => write!(f, "{host} joined the cluster: off → awake"),
             },
             Entry::HostAnswered { host, .. } => write!(f, "{host} answers"),
             Entry::HostReady { host, boot_seconds } => {
@@ -122,6 +124,9 @@ impl fmt::Display for Entry {
                 write!(f, "{host} is wanted and so spot's to switch off later ({because})")
             }
             Entry::WakeProven { host, .. } => write!(f, "{host} is proven to wake by packet"),
+            Entry::WakeVouched { host, .. } => {
+                write!(f, "the owner vouches that {host} wakes by packet")
+            }
             Entry::WakeUnproven { host, why } => {
                 write!(f, "{host} is no longer proven to wake: {why}")
             }

@@ -245,7 +245,7 @@ pub fn short_of_votes(scene: &Scene<'_>) -> BTreeSet<HostName> {
         Some(false) => helping.extend(absent().filter(|host| votes(host) > 0)),
         Some(true) => {
             let spare = scene.policy.quorum().spare;
-            let Some(count) = scene.ledger.vote_count(&members).filter(|_| spare > 0) else {
+            let Some(count) = scene.ledger.vote_count(&members, false).filter(|_| spare > 0) else {
                 return helping;
             };
             let wanted = count.needed.saturating_add(spare);

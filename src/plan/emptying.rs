@@ -6,12 +6,15 @@
 //!
 //! **Does not know:** why the host ought to be empty.
 
+use super::desire::HostState;
 use super::hold::{Hold, Stays};
-use super::placement::{Passage, Promised, eligible, facts, fits, passage, paused, rule};
+use super::placement::{
+    Misfit, Passage, Promised, allowed, eligible, facts, fits, passage, paused, rule,
+};
 use super::{Plan, Scene};
-use crate::cluster::{GuestKind, GuestSeen, HostName, RunState, Vmid};
+use crate::cluster::{GuestKind, GuestSeen, HostName, Question, RunState, Vmid};
 use crate::policy::{GuestRule, OrElse, Otherwise};
-use crate::request::{Migration, Request};
+use crate::request::{Migration, Move, Request};
 
 /// PVE's own default for a guest without `startup: down=` (`pve-api.md` section 14).
 const SHUTDOWN_SECONDS: u32 = 180;
@@ -62,9 +65,11 @@ pub fn empty(
     if guests.is_empty() {
         return if moving { Emptying::Going(vec![]) } else { Emptying::Empty };
     }
+    // Promised only if it comes to that: a drain that is held must not crowd others out.
+    let mut booked = promised.clone();
     let fates: Vec<(Vmid, &GuestSeen, Fate)> = guests
         .into_iter()
-        .map(|(vmid, guest)| (vmid, guest, fate(scene, plan, promised, vmid, guest)))
+        .map(|(vmid, guest)| (vmid, guest, fate(scene, plan, &mut booked, vmid, guest)))
         .collect();
     let mut held = false;
     for (guest, _, fate) in &fates {
@@ -84,6 +89,7 @@ pub fn empty(
     if held {
         return Emptying::Held;
     }
+    *promised = booked;
     // An answer still to come might be that one of them stays.
     let undecided =
         fates.iter().any(|(vmid, _, fate)| matches!(fate, Fate::Wait) && !scene.in_flight(*vmid));
@@ -108,7 +114,14 @@ fn next(
         | Request::StartGuest { .. }
         | Request::PowerOff { .. } => false,
     });
-    let mut stops = stopping.count();
+    // Who can only be interrupted is, once those who can move have moved: a migration that fails keeps
+    // the host on, and then nobody was interrupted for nothing.
+    let leaving = fates.iter().any(|(vmid, _, fate)| match fate {
+        Fate::Go { .. } => true,
+        Fate::Wait => scene.in_flight(*vmid) && moves_away(scene, *vmid),
+        Fate::Hibernate | Fate::ShutDown | Fate::Stay(_) | Fate::Held(_) => false,
+    });
+    let mut stops = if leaving { STOPS_AT_ONCE } else { stopping.count() };
     for (vmid, guest, fate) in fates {
         match fate {
             Fate::Go { to, how, local_disks } => {
@@ -147,6 +160,14 @@ fn next(
     requests
 }
 
+fn moves_away(scene: &Scene<'_>, vmid: Vmid) -> bool {
+    let migrates = |request: &Request| matches!(request, Request::Migrate { .. });
+    scene
+        .ledger
+        .in_flight()
+        .any(|(_, _, asked)| asked.request.guest() == Some(vmid) && migrates(&asked.request))
+}
+
 fn shutdown_seconds(scene: &Scene<'_>, vmid: Vmid) -> u32 {
     use crate::cluster::{Answer, Question};
     let stamped = scene.seen.answers.get(&Question::Guest(vmid));
@@ -175,7 +196,7 @@ fn fate(
     }
     match &guest.status {
         RunState::Running => {}
-        RunState::Unknown => return Fate::Wait,
+        RunState::Unknown => return unreported(plan, vmid, guest),
         state @ (RunState::Other(_) | RunState::Stopped) => {
             return Fate::Stay(Stays::State { state: state.clone() });
         }
@@ -189,7 +210,11 @@ fn fate(
         Passage::Open { how, local_disks } => {
             match destination(scene, plan, promised, vmid, guest, rule) {
                 Ok(to) => return Fate::Go { to, how, local_disks },
-                Err(why) => Stays::NowhereToGo { why },
+                Err(Nowhere::Yet(why)) => {
+                    let host = Some(guest.host.clone());
+                    return Fate::Held(Hold::GuestWaits { guest: vmid, host, why, until: None });
+                }
+                Err(Nowhere::AtAll(why)) => Stays::NowhereToGo { why },
             }
         }
         Passage::Closed(_) if guest.kind == GuestKind::Ct && !rule.is_some_and(|r| r.restart) => {
@@ -198,6 +223,30 @@ fn fate(
         Passage::Closed(what) => Stays::Local { what },
     };
     put_away(scene, plan, vmid, guest, rule, closed)
+}
+
+/// PVE has had no report of it for 5 minutes; its host is asked itself, and tells the gate the same.
+fn unreported(plan: &mut Plan, vmid: Vmid, guest: &GuestSeen) -> Fate {
+    plan.questions.insert(Question::LiveGuests(guest.host.clone()));
+    let why = format!("{} has not reported its state for 5 minutes (pvestatd)", guest.host);
+    let host = Some(guest.host.clone());
+    Fate::Held(Hold::GuestWaits { guest: vmid, host, why, until: None })
+}
+
+/// Why a guest has no place to go.
+enum Nowhere {
+    /// A figure is missing, or a host is coming up: it is waited for.
+    Yet(String),
+    AtAll(String),
+}
+
+/// Whether a host is wanted, and being woken or not quite ready.
+fn coming(scene: &Scene<'_>, plan: &Plan, host: &HostName) -> bool {
+    let wanted = plan.desire.get(host).is_some_and(|desire| desire.awake && !desire.untouched);
+    let waking = plan.states.get(host) == Some(&HostState::Waking);
+    let begun = scene.ledger.undertaking(&Move::Wake(host.clone())).is_some();
+    let called = plan.moves.iter().any(|planned| planned.purpose == Move::Wake(host.clone()));
+    wanted && (waking || begun || called) && !scene.ledger.emptying.contains_key(host)
 }
 
 /// Where a guest goes when its host must be empty: the first preferred host that can take it, else,
@@ -209,7 +258,7 @@ fn destination(
     vmid: Vmid,
     guest: &GuestSeen,
     rule: Option<&GuestRule>,
-) -> Result<HostName, String> {
+) -> Result<HostName, Nowhere> {
     let preferred = rule.map(|rule| rule.prefer.clone()).unwrap_or_default();
     let anywhere = rule.is_none_or(|rule| rule.otherwise == Otherwise::Migrate);
     let mut candidates: Vec<HostName> = preferred;
@@ -219,15 +268,27 @@ fn destination(
     }
     let mut why = String::from("no other host that may take it is awake, ready and wanted");
     for host in candidates {
-        if host == guest.host || !eligible(scene, plan, &host) {
+        if host == guest.host {
+            continue;
+        }
+        if !eligible(scene, plan, &host) {
+            // Wanted and on its way: nobody is put away for a host that is about to be there.
+            if coming(scene, plan, &host) {
+                return Err(Nowhere::Yet(format!("{host} is still coming up")));
+            }
+            continue;
+        }
+        if !allowed(scene, vmid, &host) {
+            why = format!("PVE does not let it go to {host}");
             continue;
         }
         match fits(scene, promised, vmid, guest, &host) {
             Ok(()) => return Ok(host),
-            Err(missing) => why = missing,
+            Err(Misfit::Unknown(unknown)) => return Err(Nowhere::Yet(unknown)),
+            Err(Misfit::TooSmall(missing)) => why = missing,
         }
     }
-    Err(why)
+    Err(Nowhere::AtAll(why))
 }
 
 /// `otherwise`: what the owner wants when a guest has no place to go.

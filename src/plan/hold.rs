@@ -169,6 +169,11 @@ pub enum Hold {
         host: HostName,
         attempts: u32,
     },
+    /// Its packets do not leave.
+    NotSent {
+        host: HostName,
+        why: String,
+    },
     /// A low host is off: its owner's affair.
     LowAbsent {
         host: HostName,
@@ -216,11 +221,6 @@ pub enum Hold {
         host: HostName,
         guest: Vmid,
         lock: String,
-    },
-    TaskRuns {
-        host: HostName,
-        kind: String,
-        user: String,
     },
     /// The host vanished; it is told, not counted, and its guests are never started elsewhere.
     HostMissing {
@@ -278,7 +278,7 @@ impl fmt::Display for Stays {
             }
             Stays::Local { what } => write!(f, "it uses {what} of that host"),
             Stays::NowhereToGo { why } => write!(f, "it has nowhere to go: {why}"),
-            Stays::State { state } => write!(f, "it is in the state {state:?} and cannot be moved"),
+            Stays::State { state } => write!(f, "it is {state} and cannot be moved"),
             Stays::Ha => f.write_str("the HA manager runs it"),
         }
     }
@@ -300,6 +300,7 @@ impl Hold {
             Hold::NotOurs { .. } => "not_ours",
             Hold::WakeFailing { .. } => "wake_failing",
             Hold::WakeGivenUp { .. } => "wake_given_up",
+            Hold::NotSent { .. } => "not_sent",
             Hold::LowAbsent { .. } => "low_absent",
             Hold::NotReady { .. } => "not_ready",
             Hold::StopFailing { .. } => "stop_failing",
@@ -309,7 +310,6 @@ impl Hold {
             Hold::GuestStays { .. } => "guest_stays",
             Hold::GuestWaits { .. } => "guest_waits",
             Hold::GuestLocked { .. } => "guest_locked",
-            Hold::TaskRuns { .. } => "task_runs",
             Hold::HostMissing { .. } => "host_missing",
             Hold::ConfigRose { .. } => "config_rose",
             Hold::RescueImpossible { .. } => "rescue_impossible",
@@ -331,6 +331,7 @@ impl Hold {
             | Hold::NotOurs { host }
             | Hold::WakeFailing { host, .. }
             | Hold::WakeGivenUp { host, .. }
+            | Hold::NotSent { host, .. }
             | Hold::LowAbsent { host }
             | Hold::NotReady { host, .. }
             | Hold::StopFailing { host, .. }
@@ -339,7 +340,6 @@ impl Hold {
             | Hold::Busy { host, .. }
             | Hold::GuestStays { host, .. }
             | Hold::GuestLocked { host, .. }
-            | Hold::TaskRuns { host, .. }
             | Hold::HostMissing { host }
             | Hold::ConfigRose { host, .. }
             | Hold::RescueTold { host } => Some(host),
@@ -367,13 +367,13 @@ impl Hold {
             | Hold::NotOurs { .. }
             | Hold::WakeFailing { .. }
             | Hold::WakeGivenUp { .. }
+            | Hold::NotSent { .. }
             | Hold::LowAbsent { .. }
             | Hold::NotReady { .. }
             | Hold::StopFailing { .. }
             | Hold::SlowStop { .. }
             | Hold::VotesShort { .. }
             | Hold::Busy { .. }
-            | Hold::TaskRuns { .. }
             | Hold::HostMissing { .. }
             | Hold::ConfigRose { .. }
             | Hold::RescueImpossible { .. }
@@ -398,6 +398,7 @@ impl Hold {
             | Hold::Unproven { .. }
             | Hold::NotOurs { .. }
             | Hold::WakeGivenUp { .. }
+            | Hold::NotSent { .. }
             | Hold::LowAbsent { .. }
             | Hold::NotReady { .. }
             | Hold::SlowStop { .. }
@@ -405,7 +406,6 @@ impl Hold {
             | Hold::Busy { .. }
             | Hold::GuestStays { .. }
             | Hold::GuestLocked { .. }
-            | Hold::TaskRuns { .. }
             | Hold::HostMissing { .. }
             | Hold::ConfigRose { .. }
             | Hold::RescueImpossible { .. }
@@ -432,7 +432,7 @@ impl Hold {
             Hold::JustLeft { host, .. } => format!("wait, or spot up {host}"),
             Hold::JustCame { host, .. } => format!("wait, or spot down {host}"),
             Hold::WantedSoon { host, .. } => {
-                format!("nothing to do; spot down {host} sleeps it anyway")
+                format!("nothing to do; spot down {host} puts it to sleep anyway")
             }
             Hold::Unproven { host, .. } => {
                 format!("spot prove {host}, or `wake: {{proven: true}}` in its policy")
@@ -448,6 +448,7 @@ impl Hold {
             Hold::WakeGivenUp { host, .. } => {
                 format!("switch {host} on by hand, or try again with spot up {host}")
             }
+            Hold::NotSent { .. } => "check the interface, broadcast address and credential under `wake:` in the policy".into(),
             Hold::LowAbsent { host } => format!("switch {host} on"),
             Hold::NotReady { host, .. } => {
                 format!(
@@ -492,12 +493,11 @@ impl Hold {
                     "it goes on when the lock is gone; a stale one goes with `qm unlock {guest}`"
                 )
             }
-            Hold::TaskRuns { .. } => "it goes on when the task has ended".into(),
             Hold::HostMissing { host } => format!(
                 "look at {host}: it left without a shutdown; switch it on, or spot up {host}"
             ),
             Hold::ConfigRose { host, .. } => format!(
-                "before {host} joins: copy /etc/pve/corosync.conf to its /etc/corosync/corosync.conf, or boot it once and run `pvecm updatecerts` after the file is right"
+                "before {host} joins, copy /etc/pve/corosync.conf of a member over its /etc/corosync/corosync.conf"
             ),
             Hold::RescueImpossible { .. } => "switch a host on by hand".into(),
             Hold::RescueTold { host } => format!("spot up {host}, or `quorum: {{rescue: wake}}`"),
@@ -549,6 +549,7 @@ impl fmt::Display for Hold {
                 f,
                 "{host} did not come up in {attempts} attempts, and spot has stopped trying"
             ),
+            Hold::NotSent { host, why } => write!(f, "no packet to {host} leaves: {why}"),
             Hold::LowAbsent { host } => {
                 write!(f, "{host} is of tier low and off, and spot leaves that to its owner")
             }
@@ -570,9 +571,6 @@ impl fmt::Display for Hold {
             Hold::GuestWaits { guest, why, .. } => write!(f, "guest {guest} waits: {why}"),
             Hold::GuestLocked { host, guest, lock } => {
                 write!(f, "guest {guest} on {host} is locked ({lock})")
-            }
-            Hold::TaskRuns { host, kind, user } => {
-                write!(f, "a task of {user} runs on {host} ({kind})")
             }
             Hold::HostMissing { host } => write!(
                 f,

@@ -28,12 +28,42 @@ const FACTS_RENEWED: Duration = Duration::from_secs(200);
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
 /// … and at most this long.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+/// A host up for this long without a `startall` task has none to come.
+const STARTALL_BEGINS_WITHIN: Duration = Duration::from_secs(900);
 /// Of a reserve given in percent, at least this is kept free on a target.
 const LEAST_RESERVE_BYTES: u64 = 1 << 30;
 
 /// Memory promised to targets in this turn.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub struct Promised(BTreeMap<HostName, u64>);
+
+impl Promised {
+    /// What is on its way already: a target's own figure grows only as the guest arrives.
+    pub fn in_flight(scene: &Scene<'_>) -> Promised {
+        let mut promised = Promised::default();
+        for (_, _, asked) in scene.ledger.in_flight() {
+            let (guest, target) = match &asked.request {
+                Request::Migrate { guest, to, .. } => (guest, to),
+                Request::StartGuest { guest, host, .. } => (guest, host),
+                Request::Wake { .. }
+                | Request::Hibernate { .. }
+                | Request::ShutDownGuest { .. }
+                | Request::PowerOff { .. } => continue,
+            };
+            let Some(look) = scene.seen.guests.get(guest) else { continue };
+            let bytes = memory_of(scene, *guest, look).unwrap_or(0);
+            let on_target = promised.0.entry(target.clone()).or_default();
+            *on_target = on_target.saturating_add(bytes);
+        }
+        promised
+    }
+}
+
+/// A guest's memory, as PVE says it or last said it.
+fn memory_of(scene: &Scene<'_>, vmid: Vmid, guest: &GuestSeen) -> Option<u64> {
+    let remembered = || scene.ledger.guests.get(&vmid).and_then(|record| record.memory_bytes);
+    guest.memory_bytes.or_else(remembered)
+}
 
 /// Moves every guest that has a better place, and starts what was put away and may come back.
 pub fn place(scene: &Scene<'_>, plan: &mut Plan, promised: &mut Promised) {
@@ -42,7 +72,7 @@ pub fn place(scene: &Scene<'_>, plan: &mut Plan, promised: &mut Promised) {
             continue;
         }
         if let Some(parked) = parked(scene, *vmid) {
-            bring_back(scene, plan, *vmid, guest, parked);
+            bring_back(scene, plan, promised, *vmid, guest, parked);
         } else if guest.status == RunState::Running {
             improve(scene, plan, promised, *vmid, guest);
         }
@@ -87,6 +117,13 @@ fn improve(
     if frozen || !up {
         return;
     }
+    // A host that ought to sleep is emptied as a whole or not at all; one that is left alone keeps its
+    // guests; and a guest that the HA manager runs goes where the HA manager has it.
+    let wanted =
+        plan.desire.get(&guest.host).is_some_and(|desire| desire.awake && !desire.untouched);
+    if !wanted || guest.ha.is_some() {
+        return;
+    }
     let Some(target) = rule.prefer.iter().find(|host| eligible(scene, plan, host)).cloned() else {
         return;
     };
@@ -106,7 +143,13 @@ fn improve(
         Passage::Unknown => {}
         Passage::Closed(why) => plan.hold(waits(vmid, &target, why)),
         Passage::Open { how, local_disks } => {
-            if let Err(why) = fits(scene, promised, vmid, guest, &target) {
+            if !allowed(scene, vmid, &target) {
+                let why = format!("PVE does not let it go to {target}");
+                return plan.hold(waits(vmid, &target, why));
+            }
+            if let Err(Misfit::Unknown(why) | Misfit::TooSmall(why)) =
+                fits(scene, promised, vmid, guest, &target)
+            {
                 return plan.hold(waits(vmid, &target, why));
             }
             let (from, to, kind) = (guest.host.clone(), target.clone(), guest.kind);
@@ -159,6 +202,7 @@ pub fn paused(scene: &Scene<'_>, guest: Vmid, host: &HostName) -> Option<Hold> {
 fn bring_back(
     scene: &Scene<'_>,
     plan: &mut Plan,
+    promised: &mut Promised,
     vmid: Vmid,
     guest: &GuestSeen,
     parked: &ParkedGuest,
@@ -170,23 +214,20 @@ fn bring_back(
         return plan.hold(hold);
     }
     // PVE's own start of `onboot` guests goes first; ours would only meet its locks.
-    let question = Question::Readiness(guest.host.clone());
-    let startall = match scene.seen.answer(&question, FACTS_AGE) {
-        Some(Answer::Readiness(readiness)) => readiness.startall_done,
-        Some(_) => None,
-        None => {
-            plan.questions.insert(question);
-            return;
-        }
-    };
-    if startall == Some(false) {
-        plan.questions.insert(question);
-        return;
+    if !startall_over(scene, &guest.host) {
+        plan.questions.insert(Question::Readiness(guest.host.clone()));
+        let why = format!("{} still starts its own guests", guest.host);
+        return plan.hold(waits(vmid, &guest.host, why));
     }
     let lock_allows = guest.lock.as_deref().is_none_or(|lock| lock == "suspended");
     if !lock_allows {
         let (host, lock) = (guest.host.clone(), guest.lock.clone().unwrap_or_default());
         return plan.hold(Hold::GuestLocked { host, guest: vmid, lock });
+    }
+    if let Err(Misfit::Unknown(why) | Misfit::TooSmall(why)) =
+        fits(scene, promised, vmid, guest, &guest.host)
+    {
+        return plan.hold(waits(vmid, &guest.host, why));
     }
     let host = guest.host.clone();
     let request = Request::StartGuest { guest: vmid, kind: parked.kind, host: host.clone() };
@@ -195,6 +236,24 @@ fn bring_back(
         because: format!("spot put it away, and {host} is back"),
         requests: vec![request],
     });
+}
+
+/// Whether PVE's own start of `onboot` guests is over on a host that came up. Until `pve-guests` has
+/// begun (`startall-onboot-delay` is up to 5 minutes) no task of it exists.
+fn startall_over(scene: &Scene<'_>, host: &HostName) -> bool {
+    let stamped = scene.seen.answers.get(&Question::Readiness(host.clone()));
+    let since = scene.ledger.host(host).since;
+    let asked_since = |asked: jiff::Timestamp| since.is_none_or(|since| asked >= since);
+    match stamped {
+        Some(stamped) if asked_since(stamped.asked.civil) => match &stamped.answer {
+            Ok(Answer::Readiness(readiness)) => match readiness.startall_done {
+                Some(done) => done,
+                None => readiness.uptime_seconds > STARTALL_BEGINS_WITHIN.as_secs(),
+            },
+            Ok(_) | Err(_) => false,
+        },
+        Some(_) | None => false,
+    }
 }
 
 /// Whether and how a running guest can change hosts.
@@ -243,28 +302,53 @@ pub fn passage(
 pub fn facts<'a>(scene: &Scene<'a>, plan: &mut Plan, vmid: Vmid) -> Option<&'a GuestFacts> {
     let question = Question::Guest(vmid);
     if scene.seen.answer(&question, FACTS_RENEWED).is_none() {
-        plan.questions.insert(question.clone());
+        plan.ask_facts(vmid);
     }
     match scene.seen.answer(&question, FACTS_AGE) {
         Some(Answer::Guest(facts)) => Some(facts),
-        Some(_) | None => None,
+        Some(_) | None => {
+            // What could not be read is told; it is asked again as long as it is wanted.
+            if let Some(Err(gap)) = scene.seen.answers.get(&question).map(|one| &one.answer) {
+                let host = scene.seen.guests.get(&vmid).map(|guest| guest.host.clone());
+                let (guest, why) = (vmid, gap.to_string());
+                plan.hold(Hold::GuestWaits { guest, host, why, until: None });
+            }
+            None
+        }
     }
 }
 
-/// Whether a guest's memory fits on a target beside everything promised to it in this turn.
+/// Whether PVE's own judgement of a guest's configuration lets it go to `target`. (Offline hosts are
+/// allowed there too, and disks and devices are judged apart.)
+pub fn allowed(scene: &Scene<'_>, vmid: Vmid, target: &HostName) -> bool {
+    match scene.seen.answer(&Question::Guest(vmid), FACTS_AGE) {
+        Some(Answer::Guest(facts)) => {
+            facts.allowed.as_ref().is_none_or(|allowed| allowed.contains(target))
+        }
+        Some(_) | None => true,
+    }
+}
+
+/// Why a guest does not fit.
+pub enum Misfit {
+    /// A figure is missing: it may fit yet.
+    Unknown(String),
+    TooSmall(String),
+}
+
+/// Whether a guest's memory fits on a target beside everything promised to it.
 pub fn fits(
     scene: &Scene<'_>,
     promised: &mut Promised,
     vmid: Vmid,
     guest: &GuestSeen,
     target: &HostName,
-) -> Result<(), String> {
-    let remembered = scene.ledger.guests.get(&vmid).and_then(|record| record.memory_bytes);
-    let Some(needed) = guest.memory_bytes.or(remembered) else {
-        return Err("its memory is not known".into());
+) -> Result<(), Misfit> {
+    let Some(needed) = memory_of(scene, vmid, guest) else {
+        return Err(Misfit::Unknown("its memory is not known".into()));
     };
     let Some(memory) = scene.seen.hosts.get(target).and_then(|host| host.memory) else {
-        return Err(format!("the memory of {target} is not known yet"));
+        return Err(Misfit::Unknown(format!("the memory of {target} is not known yet")));
     };
     let reserve = match scene.policy.host(target).map(|host| host.reserve) {
         Some(Reserve::Bytes(bytes)) => bytes,
@@ -273,12 +357,14 @@ pub fn fits(
         }
         None => LEAST_RESERVE_BYTES,
     };
-    let taken = memory.used_bytes + promised.0.get(target).copied().unwrap_or(0);
+    let taken = memory.used_bytes.saturating_add(promised.0.get(target).copied().unwrap_or(0));
     let free = memory.total_bytes.saturating_sub(reserve).saturating_sub(taken);
     if needed > free {
         let missing = (needed - free).div_ceil(1 << 20);
-        return Err(format!("{target} lacks {missing} MiB of memory for it"));
+        let why = format!("{target} lacks {missing} MiB of memory for it");
+        return Err(Misfit::TooSmall(why));
     }
-    *promised.0.entry(target.clone()).or_default() += needed;
+    let promised = promised.0.entry(target.clone()).or_default();
+    *promised = promised.saturating_add(needed);
     Ok(())
 }

@@ -52,16 +52,20 @@ pub fn rest(scene: &Scene<'_>, plan: &mut Plan, promised: &mut Promised) {
             plan.hold(hold);
             continue;
         }
-        going.insert(host.clone());
         let because = plan.desire.get(&host).and_then(|desire| desire.reasons.first());
         let because = because.map(ToString::to_string).unwrap_or_default();
         match drain(scene, plan, promised, &host, because.clone()) {
             Emptying::Empty => {
+                going.insert(host.clone());
                 let (purpose, requests) =
                     (Move::Rest(host.clone()), vec![Request::PowerOff { host: host.clone() }]);
                 plan.moves.push(PlannedMove { purpose, because, requests });
             }
-            Emptying::Going(_) | Emptying::Held => {}
+            Emptying::Going(_) => {
+                going.insert(host.clone());
+            }
+            // It stays for now, and counts for the others.
+            Emptying::Held => {}
         }
     }
 }
@@ -78,7 +82,8 @@ fn candidates(scene: &Scene<'_>, plan: &Plan) -> Vec<HostName> {
         .rev()
         .filter(|host| {
             let unwanted = plan.desire.get(host).is_some_and(|d| !d.awake && !d.untouched);
-            unwanted && is_up(scene, host)
+            let low = scene.policy.host(host).is_none_or(|host| host.tier == Tier::Low);
+            unwanted && !low && is_up(scene, host)
         })
         .collect();
     let on_its_way = |host: &HostName| {
@@ -115,9 +120,6 @@ fn against(scene: &Scene<'_>, plan: &Plan, host: &HostName, settings: &Host) -> 
     let desire = plan.desire.get(host)?;
     let (state, commanded) = (plan.states.get(host).copied(), desire.commanded);
     let host = host.clone();
-    if settings.tier == Tier::Low {
-        return Some(Hold::LowAbsent { host });
-    }
     match state {
         Some(HostState::Leaving) => {
             let with = "somebody is shutting it down".into();
@@ -176,7 +178,8 @@ fn votes_short(scene: &Scene<'_>, host: &HostName, going: &BTreeSet<HostName>) -
     for other in going {
         stay.remove(other);
     }
-    let count = scene.ledger.vote_count(&stay)?;
+    // Whether a QDevice votes is seen when it counts: by the gate.
+    let count = scene.ledger.vote_count(&stay, true)?;
     let needed = count.needed.saturating_add(scene.policy.quorum().spare);
     (count.present < needed).then(|| Hold::VotesShort {
         host: host.clone(),

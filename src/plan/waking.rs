@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use super::desire::HostState;
-use super::hold::Hold;
+use super::hold::{Hold, Reason};
 use super::{Ending, Plan, PlannedMove, Scene, commanded_since};
 use crate::cluster::{Answer, HostName, Question, Tier};
 use crate::policy::Host;
@@ -56,6 +56,10 @@ pub fn wake(scene: &Scene<'_>, plan: &mut Plan, host: &HostName) {
             let with = "it is on its way down, and is woken when it has left".to_owned();
             plan.hold(Hold::Busy { host: host.clone(), with });
         }
+        // A gap in the look does not end a wake: its packets go on.
+        HostState::Unknown if scene.ledger.undertaking(&Move::Wake(host.clone())).is_some() => {
+            call(scene, plan, host, settings);
+        }
         HostState::Awake | HostState::Unknown => {}
     }
 }
@@ -64,7 +68,8 @@ pub fn wake(scene: &Scene<'_>, plan: &mut Plan, host: &HostName) {
 fn settle(scene: &Scene<'_>, plan: &mut Plan, host: &HostName, settings: &Host) {
     let purpose = Move::Wake(host.clone());
     let since = scene.ledger.host(host).since;
-    if since.is_some_and(|since| scene.now.civil >= since + settings.boot_within) {
+    let overdue = since.is_some_and(|since| scene.now.civil >= since + settings.boot_within);
+    if overdue {
         let question = Question::Readiness(host.clone());
         let why = match scene.seen.answers.get(&question).map(|stamped| &stamped.answer) {
             Some(Ok(Answer::Readiness(readiness))) if !readiness.quorate => {
@@ -79,9 +84,13 @@ fn settle(scene: &Scene<'_>, plan: &mut Plan, host: &HostName, settings: &Host) 
         };
         plan.hold(Hold::NotReady { host: host.clone(), why });
     }
-    if scene.ledger.undertaking(&purpose).is_some() {
-        plan.moves.push(PlannedMove { purpose, because: reason(plan, host), requests: vec![] });
+    let Some(open) = scene.ledger.undertaking(&purpose) else { return };
+    if overdue {
+        let because = format!("{host} is up and not ready; spot goes on looking");
+        plan.endings.push(Ending { id: open.id, stage: Stage::Dropped, because });
+        return;
     }
+    plan.moves.push(PlannedMove { purpose, because: reason(plan, host), requests: vec![] });
 }
 
 fn reason(plan: &Plan, host: &HostName) -> String {
@@ -103,27 +112,33 @@ fn call(scene: &Scene<'_>, plan: &mut Plan, host: &HostName, settings: &Host) {
         plan.revisit(now + VOLLEYS[1]);
         return;
     };
-    if now >= open.since + settings.boot_within {
+    // By time, and by packets: a clock that stepped forward has not given it its chance.
+    let packets = settings.boot_within.as_secs() / EVERY.as_secs() / 2;
+    let called = u64::from(open.volleys) >= packets;
+    if now >= open.since + settings.boot_within && called {
         let limit = super::hold::about(settings.boot_within);
         let because = format!("{host} did not come up within {limit}");
         plan.endings.push(Ending { id: open.id, stage: Stage::Failed, because });
         return;
     }
-    let due = open.since + next_volley(open);
+    if let Some(why) = &open.unsent {
+        plan.hold(Hold::NotSent { host: host.clone(), why: why.clone() });
+    }
+    let due = match open.last_volley {
+        Some(last) => last + pause_before(open),
+        None => open.since,
+    };
     let requests = if now >= due { vec![request()] } else { vec![] };
     plan.revisit(if now >= due { now + VOLLEYS[1] } else { due });
     plan.moves.push(PlannedMove { purpose, because, requests });
 }
 
-/// When the next volley is due, from the beginning of the wake.
-fn next_volley(open: &Undertaking) -> Duration {
+/// How long after the last volley the next one is due.
+fn pause_before(open: &Undertaking) -> Duration {
     let sent = open.volleys as usize;
-    match VOLLEYS.get(sent) {
-        Some(offset) => *offset,
-        None => {
-            let further = u32::try_from(sent + 1 - VOLLEYS.len()).unwrap_or(u32::MAX);
-            VOLLEYS[VOLLEYS.len() - 1] + EVERY * further
-        }
+    match (VOLLEYS.get(sent), VOLLEYS.get(sent.saturating_sub(1))) {
+        (Some(next), Some(last)) => *next - *last,
+        (None, _) | (_, None) => EVERY,
     }
 }
 
@@ -140,7 +155,9 @@ fn against(scene: &Scene<'_>, plan: &Plan, host: &HostName, settings: &Host) -> 
     if !urgent && let Some(quiet) = scene.policy.quiet_now(&host, now) {
         return Some(Hold::Quiet { host, until: quiet.closes });
     }
-    if !urgent
+    // A window that is open, a command and a rescue do not wait; an early start for one does.
+    let early = matches!(desire.reasons.first(), Some(Reason::Ahead { .. }));
+    if early
         && !calling
         && let Some(until) = record.since.map(|since| since + settings.min_off)
         && record.presence == crate::ledger::Presence::Resting

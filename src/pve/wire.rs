@@ -430,7 +430,8 @@ pub fn uptime_seconds(body: &[u8]) -> Result<u64, String> {
     data::<Status>(body)?.uptime.ok_or_else(|| "`uptime` is missing or garbled".into())
 }
 
-/// `GET /nodes/{n}/storage`: names of storages that are enabled but not active.
+/// `GET /nodes/{n}/storage`: names of storages for guests' disks that are enabled but not active. (A
+/// backup storage may sleep without keeping a host from taking guests.)
 pub fn storages_missing(body: &[u8]) -> Result<Vec<String>, String> {
     #[derive(Deserialize)]
     struct Entry {
@@ -440,8 +441,17 @@ pub fn storages_missing(body: &[u8]) -> Result<Vec<String>, String> {
         enabled: Option<bool>,
         #[serde(default, deserialize_with = "flag")]
         active: Option<bool>,
+        #[serde(default, deserialize_with = "text")]
+        content: Option<String>,
     }
-    let missing = |entry: &Entry| entry.enabled != Some(false) && entry.active != Some(true);
+    let for_disks = |entry: &Entry| {
+        entry.content.as_deref().is_none_or(|content| {
+            content.split(',').any(|kind| matches!(kind.trim(), "images" | "rootdir"))
+        })
+    };
+    let missing = |entry: &Entry| {
+        entry.enabled != Some(false) && entry.active != Some(true) && for_disks(entry)
+    };
     let name = |entry: Entry| entry.storage.ok_or_else(|| "a storage without a name".to_owned());
     data::<Vec<Entry>>(body)?.into_iter().filter(missing).map(name).collect()
 }

@@ -145,7 +145,7 @@ impl Counter<'_> {
         let hosts = self.policy.into_iter().flat_map(|policy| policy.hosts().keys());
         let names: Vec<&str> = hosts.map(HostName::as_str).collect();
         match names.is_empty() {
-            true => "write a policy first: spot init".into(),
+            true => "write a policy first; policies/homelab.yaml is a place to start".into(),
             false => format!("known hosts: {}", names.join(", ")),
         }
     }
@@ -244,9 +244,10 @@ impl Counter<'_> {
             granted.entries.push(Entry::ProofEnded { host: name.clone(), why });
         }
         let left = until.duration_since(self.now.civil).unsigned_abs();
-        granted
-            .sentences
-            .push(format!("{name} is wanted awake for {} (until {until})", about(left)));
+        granted.sentences.push(format!(
+            "{name} is wanted awake for {} (until {until:.0}), and guests that prefer it go there",
+            about(left)
+        ));
         granted.entries.push(Entry::LeaseGranted {
             host: name.clone(),
             wants: Wants::Awake,
@@ -282,7 +283,7 @@ impl Counter<'_> {
         granted.sentences.push(match (until, next) {
             (Some(until), _) => {
                 let left = until.duration_since(self.now.civil).unsigned_abs();
-                format!("{name} is wanted at rest for {} (until {until})", about(left))
+                format!("{name} is wanted at rest for {} (until {until:.0})", about(left))
             }
             (None, Some((policy, opening))) => {
                 format!("{name} is wanted at rest until {policy} opens ({})", opening.opens)

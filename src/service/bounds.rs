@@ -47,6 +47,7 @@ pub(super) fn bounds(
         here: settings.here.clone(),
         qnetd_on: qnetd_on(policy),
         known_off: ledger.hosts.iter().filter_map(resting).collect(),
+        device_votes: ledger.device.map(|(_, votes, _)| votes),
         config_changed_at: ledger.config_changed,
         clock_sound,
     }

@@ -5,7 +5,7 @@
 //!
 //! **Does not know:** how a turn is begun or shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::answering::{Counter, Granted};
@@ -13,9 +13,9 @@ use super::bounds::{bounds, proven};
 use super::{
     Asked, Asking, InForce, Inbox, LIVELY, PATIENT, PolicyNews, QUIET, Service, telling, word,
 };
-use crate::cluster::{HostName, Moment, Observation};
+use crate::cluster::{HostName, Moment, Observation, Question};
 use crate::execute;
-use crate::gate::{self, Refusal, Ruling};
+use crate::gate::{self, Bounds, Refusal, Ruling};
 use crate::journal::Fault;
 use crate::ledger::{self, Entry, Ledger, Wants};
 use crate::plan::{self, HostState, Plan};
@@ -24,6 +24,8 @@ use crate::request::{Move, Request};
 use crate::site::Site;
 use crate::undertaking::{Event, Stage};
 
+/// After a refusal on reports, the next ones are asked for so much later.
+const REPORTS_AGAIN: Duration = Duration::from_secs(300);
 /// A proof takes a drained host, a shutdown and a boot; after this it has failed.
 const PROOF_WITHIN: Duration = Duration::from_secs(3 * 3600);
 
@@ -136,7 +138,10 @@ impl<S: Site> Service<S> {
         self.books.note(now, &revoked)?;
 
         let mut plan = plan::plan(&policy, seen, self.books.ledger(), now);
-        let ruling = self.rule(&policy, seen, &plan, now, clock_sound);
+        let ledger = self.books.ledger();
+        let bounds = bounds(&policy, seen, ledger, &self.settings, now.civil, clock_sound);
+        self.bar(&mut plan, seen, &bounds);
+        let ruling = self.rule(seen, &plan, &bounds);
         self.hold(&mut plan, &ruling);
 
         let mut entries = endings(&policy, &plan, self.books.ledger());
@@ -150,15 +155,42 @@ impl<S: Site> Service<S> {
 
         let because: BTreeMap<Move, String> =
             plan.moves.iter().map(|one| (one.purpose.clone(), one.because.clone())).collect();
+        let (asked_again, waiting) = self.spare_reports(&ruling, &bounds, now);
         let asked = ruling.cleared.len();
         execute::advance(ruling.cleared, &because, &mut self.books, &self.site).await?;
 
         self.questions = plan.questions.clone();
-        self.questions.extend(ruling.questions);
+        self.questions.extend(asked_again);
         self.questions.extend(ledger::notice::questions(self.books.ledger(), seen));
-        let waiting = ruling.refusals.iter().any(|refusal| refusal.waiting);
         let pace = self.pace(&plan, seen, changed || waiting || asked > 0);
         Ok(Concluded { plan, asked, pace })
+    }
+
+    /// The gate's questions, and whether anybody waits for them. After a refusal that rests on reports
+    /// they are not asked again for a while, unless a person waits: each runs dozens of commands on
+    /// every host.
+    fn spare_reports(
+        &mut self,
+        ruling: &Ruling,
+        bounds: &Bounds,
+        now: Moment,
+    ) -> (BTreeSet<Question>, bool) {
+        let mut sparing = false;
+        let mut waiting = false;
+        for refusal in &ruling.refusals {
+            let host = refusal.purpose.host();
+            let last = self.dear_refusals.get(host).copied();
+            let lately = last.is_some_and(|last| now.since(last) < REPORTS_AGAIN)
+                && !bounds.commanded.contains(host);
+            sparing |= lately && (refusal.waiting || refusal.dear);
+            waiting |= refusal.waiting && !lately;
+            if refusal.dear && !refusal.waiting && !lately {
+                self.dear_refusals.insert(host.clone(), now);
+            }
+        }
+        let report = |question: &Question| matches!(question, Question::Evidence(_));
+        let asked = ruling.questions.iter().filter(|question| !(sparing && report(question)));
+        (asked.cloned().collect(), waiting)
     }
 
     fn policy(&self) -> Option<&Policy> {
@@ -171,23 +203,38 @@ impl<S: Site> Service<S> {
         Ok(verdict.sound)
     }
 
+    /// Takes out every drain that would only lead to a power-off the gate refuses already.
+    fn bar(&self, plan: &mut Plan, seen: &Observation, bounds: &Bounds) {
+        let ledger = self.books.ledger();
+        let under_way: Vec<_> = ledger.undertakings.values().collect();
+        let mut barred = Vec::new();
+        plan.moves.retain(|planned| {
+            let Move::Empty(host) = &planned.purpose else { return true };
+            // Its owner wants it empty and on; or it has begun, and is seen to its end.
+            let begun = ledger.undertaking(&planned.purpose).is_some();
+            if ledger.emptying.contains_key(host) || begun {
+                return true;
+            }
+            match gate::objection(host, &under_way, seen, bounds) {
+                Some(refusal) => {
+                    barred.push(telling::hold_of(&refusal));
+                    false
+                }
+                None => true,
+            }
+        });
+        plan.holds.extend(barred);
+    }
+
     /// Has the gate judge every planned request, together with all that is under way.
-    fn rule(
-        &self,
-        policy: &Policy,
-        seen: &Observation,
-        plan: &Plan,
-        now: Moment,
-        clock_sound: bool,
-    ) -> Ruling {
+    fn rule(&self, seen: &Observation, plan: &Plan, bounds: &Bounds) -> Ruling {
         let ledger = self.books.ledger();
         let planned = plan.moves.iter().flat_map(|one| {
             one.requests.iter().map(|request| (one.purpose.clone(), request.clone()))
         });
         let requests: Vec<(Move, Request)> = planned.collect();
         let under_way: Vec<_> = ledger.undertakings.values().collect();
-        let bounds = bounds(policy, seen, ledger, &self.settings, now.civil, clock_sound);
-        gate::check(&requests, &under_way, seen, &bounds)
+        gate::check(&requests, &under_way, seen, bounds)
     }
 
     /// Puts the gate's refusals among the plan's holds. While the gate waits for fresh answers to a
@@ -281,11 +328,19 @@ pub(super) fn with_proofs(noticed: Vec<Entry>, ledger: &Ledger) -> Vec<Entry> {
 fn changed_ways(policy: &Policy, ledger: &Ledger) -> Vec<Entry> {
     let changed = |(name, host): (&HostName, &crate::policy::Host)| {
         let record = ledger.hosts.get(name)?;
-        let print = record.proof.as_ref()?;
-        (*print != host.wake_print()).then(|| Entry::WakeUnproven {
-            host: name.clone(),
-            why: "its MAC address or `wake:` changed since".into(),
-        })
+        let (host_name, print) = (name.clone(), host.wake_print());
+        match &record.proof {
+            Some(proof) if *proof == print => None,
+            Some(_) => Some(Entry::WakeUnproven {
+                host: host_name,
+                why: "its MAC address or `wake:` changed since".into(),
+            }),
+            // Its owner's word holds for the ways of today, until a wake fails or they change.
+            None if host.wake.proven && record.unproven_because.is_none() => {
+                Some(Entry::WakeVouched { host: host_name, print })
+            }
+            None => None,
+        }
     };
     policy.hosts().iter().filter_map(changed).collect()
 }
