@@ -2,7 +2,7 @@
 //! pretended cluster on this machine's loopback.
 //!
 //! Nothing sleeps: every wait is for a line that a process prints, with a limit on how long. Time in
-//! the pretended cluster runs a hundred times as fast, so that a boot is a second.
+//! the pretended cluster runs forty times as fast, so that a boot is two seconds.
 //!
 //! **Does not know:** anything that is not printed, exited with, or written to a file.
 
@@ -18,7 +18,7 @@ use tempfile::TempDir;
 
 /// Longer than anything here takes, on a machine that does much else.
 const LIMIT: Duration = Duration::from_secs(40);
-const SPEED: u32 = 100;
+const SPEED: u32 = 40;
 const START: &str = "2026-11-23T05:00:00Z";
 
 const WORLD: &str = "
@@ -566,11 +566,13 @@ fn in_rehearse_a_command_wants_a_confirmation_and_nothing_else_acts() {
 #[test]
 fn up_and_down_work_without_the_service_too() {
     let home = Home::new();
-    // The real clock: the cluster is still a hundred times as fast.
+    // The real clock: the cluster is still forty times as fast.
     let (code, out, err) = home.spot(&["up", "host3"]);
     assert_eq!(code, 0, "{out}{err}");
     assert!(err.contains("nobody ends the lease"), "{err}");
     assert!(out.contains("host3 serves"), "{out}");
+    let (code, out, err) = home.spot(&["up", "--guest", "201"]);
+    assert!(code == 0 && out.contains("host3 serves, with guests 201"), "{code}: {out}{err}");
 }
 
 #[test]

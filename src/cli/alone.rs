@@ -9,7 +9,7 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::ask::{Teller, confirmed, said};
+use super::ask::{Teller, concerned, confirmed, said};
 use super::progress::Goal;
 use super::{Cli, Exit, live, paper, run};
 use crate::cluster::HostName;
@@ -58,11 +58,15 @@ pub async fn perform(
     };
     let turning = tokio::task::spawn_local(service.run(Doors { asks, policies }, stop));
 
+    // Asks are judged by what was seen, so the first turn comes before them.
+    pictures.changed().await?;
     let sure = cli.yes || config.mode == Mode::Act;
-    let exit = match granted(&mailbox, &ask, sure).await? {
+    let asked = granted(&mailbox, &ask, sure).await?;
+    let exit = match said(&asked)? {
         Exit::No => Exit::No,
         Exit::Yes => {
-            let mut teller = Teller::new(goal, hosts);
+            let hosts = concerned(hosts, &asked, &pictures.borrow().status.clone());
+            let mut teller = Teller::new(goal, &hosts);
             // What is there now may be from before the ask.
             pictures.mark_unchanged();
             loop {
@@ -95,7 +99,7 @@ pub async fn perform(
 }
 
 /// Puts the ask into the inbox and waits for its answer, after a confirmation where one is wanted.
-async fn granted(mailbox: &mpsc::Sender<Asking>, ask: &Ask, sure: bool) -> anyhow::Result<Exit> {
+async fn granted(mailbox: &mpsc::Sender<Asking>, ask: &Ask, sure: bool) -> anyhow::Result<Asked> {
     let put = async |confirmed: bool| -> anyhow::Result<Asked> {
         let (answer, answered) = oneshot::channel();
         let asking = Asking { ask: ask.clone(), by: whoever(), confirmed, answer: Some(answer) };
@@ -103,14 +107,12 @@ async fn granted(mailbox: &mpsc::Sender<Asking>, ask: &Ask, sure: bool) -> anyho
         Ok(answered.await?)
     };
     match put(sure).await? {
-        Asked::Confirm { sentence } => match confirmed(&sentence)? {
-            true => said(&put(true).await?),
-            false => {
-                paper::aside("Nothing was done.");
-                Ok(Exit::No)
-            }
-        },
-        asked => said(&asked),
+        Asked::Confirm { sentence } if confirmed(&sentence)? => put(true).await,
+        Asked::Confirm { .. } => Ok(Asked::Refused {
+            sentence: "it was not confirmed, and nothing was done".into(),
+            remedy: String::new(),
+        }),
+        asked @ (Asked::Taken { .. } | Asked::Refused { .. }) => Ok(asked),
     }
 }
 

@@ -75,29 +75,37 @@ async fn perform(
     let Some(mut client) = look::service(config).await? else {
         return alone::perform(cli, config, ask, hosts, watch).await;
     };
-    match taken(cli, &mut client, ask).await? {
-        Exit::No => Ok(Exit::No),
-        Exit::Yes => match watch {
-            Some(goal) => follow(client, goal, hosts).await,
-            None => Ok(Exit::Yes),
-        },
+    let asked = match client.ask(ask.clone(), cli.yes).await.map_err(look::remedied)? {
+        Asked::Confirm { sentence } if confirmed(&sentence)? => {
+            client.ask(ask, true).await.map_err(look::remedied)?
+        }
+        Asked::Confirm { .. } => {
+            paper::aside("Nothing was done.");
+            return Ok(Exit::No);
+        }
+        asked @ (Asked::Taken { .. } | Asked::Refused { .. }) => asked,
+    };
+    match (said(&asked)?, watch) {
+        (Exit::No, _) => Ok(Exit::No),
+        (Exit::Yes, None) => Ok(Exit::Yes),
+        (Exit::Yes, Some(goal)) => {
+            let document = client.look(crate::control::Look::Status).await;
+            let status = serde_json::from_value(document.map_err(look::remedied)?)?;
+            follow(client, goal, &concerned(hosts, &asked, &status)).await
+        }
     }
 }
 
-/// Asks, and confirms where that is wanted.
-async fn taken(cli: &Cli, client: &mut Client, ask: Ask) -> anyhow::Result<Exit> {
-    let asked = client.ask(ask.clone(), cli.yes).await.map_err(look::remedied)?;
-    let asked = match asked {
-        Asked::Confirm { sentence } => {
-            if !confirmed(&sentence)? {
-                paper::aside("Nothing was done.");
-                return Ok(Exit::No);
-            }
-            client.ask(ask, true).await.map_err(look::remedied)?
-        }
-        asked => asked,
-    };
-    said(&asked)
+/// The hosts it is about. Where a guest was named, the service chose the host, and says which: each
+/// of its sentences begins with one.
+pub fn concerned(hosts: &[HostName], asked: &Asked, status: &Status) -> Vec<HostName> {
+    let Asked::Taken { sentences } = asked else { return hosts.to_vec() };
+    if !hosts.is_empty() {
+        return hosts.to_vec();
+    }
+    let firsts = sentences.iter().filter_map(|sentence| sentence.split_whitespace().next());
+    let host = |first: &str| status.hosts.iter().find(|shown| shown.name.as_str() == first);
+    firsts.filter_map(host).map(|shown| shown.name.clone()).collect()
 }
 
 /// Prints what the service said to an ask.

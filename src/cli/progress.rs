@@ -251,3 +251,148 @@ impl Course {
 fn elapsed(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or(Duration::ZERO)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::status::{HoldShown, PolicyShown, UndertakingShown, Votes, WakeShown};
+
+    fn at(seconds: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + seconds).unwrap()
+    }
+
+    fn host(state: &str) -> HostShown {
+        HostShown {
+            name: "host3".into(),
+            node: None,
+            tier: None,
+            state: state.into(),
+            desired: None,
+            since: None,
+            reasons: Vec::new(),
+            holds: Vec::new(),
+            lease: None,
+            guests: Vec::new(),
+            frozen: false,
+            emptying: false,
+            proving: false,
+            proven: false,
+            answering: None,
+            ready: None,
+            wake: None,
+        }
+    }
+
+    fn status(seconds: i64, host: HostShown, under_way: &[&str]) -> Status {
+        let one = |purpose: &&str| UndertakingShown {
+            id: 1,
+            purpose: (*purpose).into(),
+            host: "host3".into(),
+            requests: Vec::new(),
+            since: at(0),
+        };
+        Status {
+            version: 1,
+            cluster: None,
+            at: at(seconds),
+            mode: "act".into(),
+            policy: PolicyShown::default(),
+            quorate: None,
+            votes: Votes::default(),
+            evidence: None,
+            here: None,
+            holds: host.holds.clone(),
+            hosts: vec![host],
+            undertakings: under_way.iter().map(one).collect(),
+            gaps: Vec::new(),
+            trouble: None,
+        }
+    }
+
+    fn called(volleys: u32) -> Option<WakeShown> {
+        Some(WakeShown {
+            since: at(0),
+            volleys,
+            last_volley: None,
+            until: None,
+            usual_seconds: Some(80),
+        })
+    }
+
+    fn hold(code: &str) -> HoldShown {
+        HoldShown {
+            code: code.into(),
+            host: Some("host3".into()),
+            guest: None,
+            sentence: "a backup runs on host3".into(),
+            remedy: "it goes on when the backup has ended".into(),
+            until: None,
+        }
+    }
+
+    #[test]
+    fn a_wake_is_told_from_the_first_packet_to_the_last_guest() {
+        let mut progress = Progress::new(Goal::Serves, &["host3".into()]);
+        let waking = |volleys| HostShown { wake: called(volleys), ..host("waking") };
+        let up = HostShown { answering: Some(at(80)), ready: Some(at(85)), ..host("awake") };
+        let full = HostShown { guests: vec![Vmid(201)], ..up.clone() };
+        let mut told = Vec::new();
+        for status in [
+            status(0, host("resting"), &[]),
+            status(1, waking(1), &["wake host3"]),
+            status(10, waking(3), &["wake host3"]),
+            status(40, waking(5), &["wake host3"]),
+            status(85, up.clone(), &["wake host3"]),
+            status(87, up, &["place guest 201 on host3"]),
+            status(99, full.clone(), &[]),
+            status(101, full.clone(), &[]),
+        ] {
+            assert_eq!(progress.end(), None, "{}", status.at);
+            told.extend(progress.take(&status));
+        }
+        assert_eq!(
+            told,
+            [
+                "magic packets leave for host3; it usually takes 80 s",
+                "host3 is called since 40 s, 5 volleys so far",
+                "host3 answers, after 85 s",
+                "host3 is ready, after 85 s",
+                "under way: place guest 201 on host3",
+                "guest 201 is on host3",
+            ]
+        );
+        assert_eq!(progress.end(), Some(End::Reached));
+        assert_eq!(progress.reached(&status(101, full, &[])), ["host3 serves, with guests 201"]);
+    }
+
+    #[test]
+    fn what_is_held_for_long_is_an_answer_and_what_is_held_shortly_is_not() {
+        let mut progress = Progress::new(Goal::Rests, &["host3".into()]);
+        let held = HostShown { holds: vec![hold("no_task")], ..host("awake") };
+        let told = progress.take(&status(0, held.clone(), &[]));
+        assert_eq!(told, ["held: a backup runs on host3 → it goes on when the backup has ended"]);
+        assert!(progress.take(&status(60, held.clone(), &[])).is_empty(), "told once");
+        assert_eq!(progress.end(), None);
+        progress.take(&status(91, held, &[]));
+        assert_eq!(progress.end(), Some(End::Missed("a backup runs on host3".into())));
+    }
+
+    #[test]
+    fn a_failed_wake_ends_the_waiting() {
+        let mut progress = Progress::new(Goal::Serves, &["host3".into()]);
+        let failed = HostShown { holds: vec![hold("wake_failing")], ..host("resting") };
+        progress.take(&status(400, failed, &[]));
+        assert!(matches!(progress.end(), Some(End::Missed(_))));
+    }
+
+    #[test]
+    fn a_proof_ends_when_the_host_slept_and_woke() {
+        let mut progress = Progress::new(Goal::Proven, &["host3".into()]);
+        let proving = HostShown { proving: true, ..host("awake") };
+        progress.take(&status(0, HostShown { proven: true, ..host("awake") }, &[]));
+        assert_eq!(progress.end(), None, "it has not begun");
+        progress.take(&status(2, proving, &[]));
+        progress.take(&status(300, HostShown { proven: true, ..host("awake") }, &[]));
+        assert_eq!(progress.end(), Some(End::Reached));
+    }
+}

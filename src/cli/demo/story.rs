@@ -70,7 +70,7 @@ impl Story {
             let world = self.world.lock().expect("no code panics while it holds the world");
             (world.cluster().to_owned(), world.hosts().count(), world.guests().count())
         };
-        let days = if days == 1 { "one day".to_owned() } else { format!("{days} days") };
+        let days = if days == 1 { "One day".to_owned() } else { format!("{days} days") };
         let rules: Vec<&str> = policy.rules().iter().map(|rule| rule.name.as_str()).collect();
         let text = format!(
             "{days} of the pretended cluster {}, with {hosts} hosts and {guests} guests, under the \
@@ -118,7 +118,8 @@ impl Story {
     fn world_until(&mut self, until: Option<Timestamp>) -> anyhow::Result<()> {
         let all = happenings(&self.world);
         for one in all.iter().skip(self.told) {
-            if until.is_some_and(|until| one.at > until) {
+            // At one instant the asking comes first, and then what it led to.
+            if until.is_some_and(|until| one.at >= until) {
                 break;
             }
             self.told += 1;
