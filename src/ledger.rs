@@ -562,6 +562,7 @@ impl Ledger {
             }
             Entry::GuestParked { guest, kind, host, how } => {
                 let record = self.guests.entry(*guest).or_default();
+                record.stop_asked = None;
                 record.parked =
                     Some(ParkedGuest { kind: *kind, host: host.clone(), how: *how, at });
                 (record.failures, record.last_failure) = (0, None);
