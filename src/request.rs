@@ -176,7 +176,8 @@ impl fmt::Display for Answered {
         match self {
             Answered::Accepted { .. } => f.write_str("accepted"),
             Answered::Sent { packets, by } => {
-                write!(f, "{packets} packets sent by {}", by.join(", "))
+                let s = if *packets == 1 { "" } else { "s" };
+                write!(f, "{packets} packet{s} sent by {}", by.join(", "))
             }
             Answered::Refused { sentence } => write!(f, "refused: {sentence}"),
             Answered::Undelivered { sentence } => write!(f, "not delivered: {sentence}"),

@@ -119,6 +119,8 @@ pub struct LiveGuest {
 /// What a guest's configuration and PVE's own precondition say about moving it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFacts {
+    /// Where it was when PVE said so: after a move the rest is out of date.
+    pub on: Option<HostName>,
     /// Volumes on storages that are not shared, by volume name.
     pub local_disks: Vec<String>,
     /// Passed-through devices (`hostpci0`, `usb1`, …) that are not mapped.

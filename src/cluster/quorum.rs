@@ -104,6 +104,11 @@ impl Tally {
     }
 }
 
+/// `1 vote`, `2 votes`.
+pub fn votes(count: u32) -> String {
+    format!("{count} vote{}", if count == 1 { "" } else { "s" })
+}
+
 /// What would remain if all of `stops` left at once.
 ///
 /// `evidence` must hold every member's own view (the gate has checked that they agree), `rest_off`

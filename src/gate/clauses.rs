@@ -725,9 +725,9 @@ pub(super) fn votes(case: &Case<'_>) -> Finding {
     content_unless(!result.keeps(spare), || {
         let names: Vec<&str> = stops.iter().map(HostName::as_str).collect();
         let mut sentence = format!(
-            "without {} the cluster would have {} votes where {} are needed",
+            "without {} the cluster would have {} where {} are needed",
             names.join(" and "),
-            result.remaining + result.credit,
+            crate::cluster::quorum::votes(result.remaining + result.credit),
             result.needed
         );
         if spare > 0 {

@@ -156,8 +156,9 @@ impl fmt::Display for Entry {
             Entry::DeviceSeen { votes, cast, .. } => {
                 write!(
                     f,
-                    "the QDevice has {votes} votes and {} them",
-                    if *cast { "casts" } else { "does not cast" }
+                    "the QDevice has {} and {}",
+                    crate::cluster::quorum::votes(*votes),
+                    if *cast { "casts them" } else { "does not cast them" }
                 )
             }
             Entry::StopFailed { host, sentence } => {

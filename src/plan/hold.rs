@@ -562,7 +562,8 @@ impl fmt::Display for Hold {
             }
             Hold::VotesShort { host, remaining, needed } => write!(
                 f,
-                "{host} may sleep, but without it the cluster would have {remaining} votes where {needed} are needed"
+                "{host} may sleep, but without it the cluster would have {} where {needed} are needed",
+                crate::cluster::quorum::votes(*remaining)
             ),
             Hold::Busy { host, with } => write!(f, "{host} waits for something else: {with}"),
             Hold::GuestStays { host, guest, why } => {

@@ -304,8 +304,16 @@ pub fn facts<'a>(scene: &Scene<'a>, plan: &mut Plan, vmid: Vmid) -> Option<&'a G
     if scene.seen.answer(&question, FACTS_RENEWED).is_none() {
         plan.ask_facts(vmid);
     }
+    let here = scene.seen.guests.get(&vmid).map(|guest| &guest.host);
     match scene.seen.answer(&question, FACTS_AGE) {
-        Some(Answer::Guest(facts)) => Some(facts),
+        Some(Answer::Guest(facts)) if facts.on.is_none() || facts.on.as_ref() == here => {
+            Some(facts)
+        }
+        // It has moved since.
+        Some(Answer::Guest(_)) => {
+            plan.ask_facts(vmid);
+            None
+        }
         Some(_) | None => {
             // What could not be read is told; it is asked again as long as it is wanted.
             if let Some(Err(gap)) = scene.seen.answers.get(&question).map(|one| &one.answer) {

@@ -222,8 +222,10 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
         let client = &self.core.client;
         let config = self.at(&to, client.guest_config(&to, &path)).await.map_err(told)?;
         let precondition = self.at(&to, client.precondition(&to, &path)).await.map_err(told)?;
-        let host = |node: &str| self.core.endpoints.host(node);
-        Ok(Answer::Guest(Box::new(facts(kind, &config, precondition, &shared, host))))
+        let named = |node: &str| self.core.endpoints.host(node);
+        let mut facts = facts(kind, &config, precondition, &shared, named);
+        facts.on = Some(host);
+        Ok(Answer::Guest(Box::new(facts)))
     }
 
     async fn task(&mut self, upid: &str) -> Result<Answer, String> {
@@ -282,6 +284,7 @@ fn facts(
         GuestKind::Ct => container_locals(config, shared),
     };
     GuestFacts {
+        on: None,
         local_disks,
         local_devices,
         allowed: seen.allowed.map(|nodes| nodes.iter().map(|node| host(node)).collect()),

@@ -211,7 +211,7 @@ async fn the_intent_is_on_disk_before_the_request_and_the_answer_after() {
     assert_eq!(before, ["asks: send magic packets to host3 (1 address)"]);
     let history = house.service.books.journal().history(&Filter::default()).unwrap();
     let last = history.last().unwrap().entry.to_string();
-    assert_eq!(last, "the answer: 1 packets sent by vmbr0");
+    assert_eq!(last, "the answer: 1 packet sent by vmbr0");
 }
 
 #[tokio::test]

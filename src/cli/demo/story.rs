@@ -141,7 +141,7 @@ impl Story {
     /// Whether this is one more volley to a host that is being called already.
     fn repeats(&mut self, entry: &EntryShown) -> bool {
         let EntryShown { who, kind, sentence, .. } = entry;
-        let packets = sentence.contains("magic packet") || sentence.contains("packets sent");
+        let packets = sentence.contains("magic packet") || sentence.contains("sent by");
         match (kind.as_str(), packets) {
             ("progress", true) => !self.called.insert(format!("{who} {sentence}")),
             ("host_ready" | "wake_failed" | "begun", _) => {
