@@ -1,18 +1,18 @@
 //! `spot` lets the hosts of a Proxmox VE cluster sleep while nobody needs them.
 //!
 //! The story in one breath: **policies** say when hosts should run; each **turn** the service takes
-//! what people asked (the inbox), *observes* the cluster, *notices* what changed, *plans* what ought
-//! to happen, has the **gate** clear or refuse every request, *advances* what was cleared (intent on
-//! disk, request, answer on disk) and *publishes* a status.
+//! what people asked (the inbox), *observes* the cluster, *notices* what changed, *plans* what
+//! ought to happen, has the **gate** clear or refuse every request, *advances* what was cleared
+//! (intent on disk, request, answer on disk) and *publishes* a status.
 //!
 //! Data goes right and down, never back:
 //!
 //! ```text
-//! policies ── policy::read ──────────► Policy ──────┐
-//! PVE, UDP, clock ── Site::observe ──► Observation ─┼─ plan::plan ─► Plan {desire, moves, holds, questions}
-//! journal (SQLite) ──────────────────► Ledger ──────┘      │ next requests
-//!                                                          ▼
-//!               gate::check(requests, under way, seen, bounds) ─► Cleared … | Refusal … | Question …
+//! policies ── text::read ──────────► Policy ──────┐
+//! PVE, UDP, clock ─ Site::observe ─► Observation ─┼─ plan::plan ─► Plan {desire, moves, holds, …}
+//! journal (SQLite) ────────────────► Ledger ──────┘      │ next requests
+//!                                                        ▼
+//!           gate::check(requests, under way, seen, bounds) ─► Cleared … | Refusal … | Question …
 //! Site::perform ◄── execute::advance ── intent, answer ─► journal
 //! ```
 //!
@@ -46,11 +46,15 @@
 // Words.
 pub mod cluster;
 pub mod request;
-// Judgement.
+// Judgement. A new variant must force a decision here, so no arm may catch what nobody thought of.
+#[warn(clippy::wildcard_enum_match_arm)]
 pub mod gate;
+#[warn(clippy::wildcard_enum_match_arm)]
 pub mod ledger;
+#[warn(clippy::wildcard_enum_match_arm)]
 pub mod plan;
 pub mod policy;
+#[warn(clippy::wildcard_enum_match_arm)]
 pub mod undertaking;
 // Contact.
 pub mod journal;

@@ -174,6 +174,7 @@ struct ClockAsked {
 
 impl RealClock {
     /// `trusted`: the owner says that the clock is right (`clock: trust`).
+    #[expect(clippy::disallowed_methods, reason = "the real clock itself")]
     pub fn new(trusted: bool) -> RealClock {
         let asked = ClockAsked { state: crate::cluster::ClockState::Unknown, at: None };
         RealClock {
@@ -183,6 +184,7 @@ impl RealClock {
     }
 
     /// Asks now and waits for it: for commands that look once and end.
+    #[expect(clippy::disallowed_methods, reason = "the real clock itself")]
     pub async fn ask_state(&self) -> crate::cluster::ClockState {
         let Some(asked) = &self.asked else {
             return crate::cluster::ClockState::Synchronised;
@@ -213,6 +215,7 @@ async fn synchronised() -> crate::cluster::ClockState {
 }
 
 impl Clock for RealClock {
+    #[expect(clippy::disallowed_methods, reason = "the real clock itself")]
     fn now(&self) -> Moment {
         Moment { civil: jiff::Timestamp::now(), monotonic: self.began.elapsed() }
     }
@@ -226,6 +229,7 @@ impl Clock for RealClock {
         working
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the real clock itself")]
     fn state(&self) -> crate::cluster::ClockState {
         let Some(shared) = &self.asked else {
             return crate::cluster::ClockState::Synchronised;

@@ -392,8 +392,8 @@ impl Run {
 
     /// The recording's next state of pve3 is waited for: the order counts, not the seconds.
     fn wait_for_door(&mut self, exchange: &Value, path: &str) {
-        let listed = exchange["body"]["data"].as_array().into_iter().flatten();
-        let pve3 = listed.filter(|entry| entry["id"] == "node/pve3").last();
+        let mut listed = exchange["body"]["data"].as_array().into_iter().flatten();
+        let pve3 = listed.rfind(|entry| entry["id"] == "node/pve3");
         if let Some(entry) = pve3.filter(|_| self.label.contains("-host3-")) {
             let member = match entry.get("online") {
                 Some(online) => *online == 1,

@@ -129,6 +129,7 @@ pub struct Sheet {
 
 impl Sheet {
     /// Standard output as it is now.
+    #[expect(clippy::disallowed_methods, reason = "how wide the terminal is, as the shell says")]
     pub fn stdout(now: Timestamp) -> Sheet {
         let width = std::env::var("COLUMNS").ok().and_then(|text| text.parse().ok());
         Sheet {

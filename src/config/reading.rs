@@ -350,6 +350,10 @@ impl Reader {
         Some(pins)
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "spot.yaml names the variable that holds the secret"
+    )]
     fn token(&mut self, node: &Node) -> Option<(String, Secret)> {
         let entries = self.entries(node, "`token`", &["id", "file", "env", "credential"])?;
         let id = match entries.get("id") {

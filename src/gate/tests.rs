@@ -1,8 +1,8 @@
 //! Every clause of the gate, left out in turn: what it alone prevents must then be cleared.
 //!
-//! The reference home is up and host3 may rest: that case is cleared. Each clause has a world in which
-//! it alone refuses, built by one change. A clause without such a world, or one that is not needed in
-//! it, fails here.
+//! The reference home is up and host3 may rest: that case is cleared. Each clause has a world in
+//! which it alone refuses, built by one change. A clause without such a world, or one that is not
+//! needed in it, fails here.
 //!
 //! **Does not know:** the planner.
 
@@ -41,7 +41,8 @@ fn at(seconds: u64) -> Moment {
 
 const NOW: u64 = 5000;
 
-/// host1 3 votes, host2 and host3 one each; all up. Guest 201 runs on host2, 203 is stopped on host3.
+/// host1 3 votes, host2 and host3 one each; all up. Guest 201 runs on host2, 203 is stopped on
+/// host3.
 fn home(request: Request) -> World {
     let names = ["host1", "host2", "host3"];
     let mut seen = Observation::blank(at(NOW));
@@ -588,10 +589,10 @@ fn configured_evidence_counts_the_file_and_credits_no_device() {
     let mut world = power_off();
     world.bounds.evidence = EvidenceKind::Configured;
     // The others' reports may be missing; the host's own is asked for its list of all guests.
-    world.seen.answers.retain(|question, _| match question {
-        Question::Evidence(of) => *of == host("host3"),
-        _ => true,
-    });
+    world
+        .seen
+        .answers
+        .retain(|question, _| !matches!(question, Question::Evidence(of) if *of != host("host3")));
     assert_eq!(world.verdict(), "evidence");
     let votes =
         |first| BTreeMap::from([(host("host1"), first), (host("host2"), 1), (host("host3"), 1)]);

@@ -244,6 +244,10 @@ impl<C: Passing> Port<C> {
         }
     }
 
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "sockets are real, and so is the time the kernel keeps an address"
+    )]
     async fn bind_again(&self) -> Option<TcpSocket> {
         for _ in 0..BIND_ATTEMPTS {
             if let Ok(socket) = reserve(self.at) {
