@@ -112,12 +112,13 @@ impl std::fmt::Display for Gap {
 /// asking began.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Question {
-    /// Runtime evidence of one member, from its own `/nodes/{n}/report` (6 to 11 s on real servers).
+    /// Runtime evidence of one member, from its own `/nodes/{n}/report` (6 to 11 s on real
+    /// servers).
     Evidence(HostName),
     /// The host's own live guest lists, asked of the host itself.
     LiveGuests(HostName),
-    /// The host's own `/cluster/status`: whom it sees, and whether it is quorate. Quick; judged only
-    /// when asked in the same turn.
+    /// The host's own `/cluster/status`: whom it sees, and whether it is quorate. Quick; judged
+    /// only when asked in the same turn.
     Membership(HostName),
     /// Is the host's API up, does it see quorum, are its storages active?
     Readiness(HostName),
@@ -167,8 +168,9 @@ pub struct Membership {
 /// Rights of our token: path → privilege → whether it reaches deeper paths
 /// (`GET /access/permissions`; the value is PVE's propagate flag, presence is the grant).
 ///
-/// A deeper entry *replaces* what is inherited (`pve-access-control`, `AccessControl.pm#roles`), and
-/// a path without any right is not listed at all: hidden guests are found by the report, not here.
+/// A deeper entry *replaces* what is inherited (`pve-access-control`, `AccessControl.pm#roles`),
+/// and a path without any right is not listed at all: hidden guests are found by the report, not
+/// here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
     pub by_path: BTreeMap<String, BTreeMap<String, bool>>,

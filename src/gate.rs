@@ -1,16 +1,18 @@
 //! The judge. Every request passes here before it is sent, and nothing else can make a [`Cleared`].
 //!
-//! The gate is a table of named [`CLAUSES`]. Each one looks at one danger, and refuses with a sentence
-//! and a remedy, asks for what it must know, or is content. A request is cleared only when every
-//! clause that concerns its kind is content. The planner may be wrong, may have been handed a foolish
-//! policy, or may act on what was true a minute ago: the gate relies on none of it. It judges what is
-//! seen now, against [`Bounds`] built by code of its own, together with every stop under way.
+//! The gate is a table of named [`CLAUSES`]. Each one looks at one danger, and refuses with a
+//! sentence and a remedy, asks for what it must know, or is content. A request is cleared only when
+//! every clause that concerns its kind is content. The planner may be wrong, may have been handed a
+//! foolish policy, or may act on what was true a minute ago: the gate relies on none of it. It
+//! judges what is seen now, against [`Bounds`] built by code of its own, together with every stop
+//! under way.
 //!
-//! For a power-off that means: fresh evidence from every member, in one ring, all quorate, and votes
-//! that suffice without the host; the host's own lists showing no running guest, and proof that we see
-//! every guest there is; and, in the very turn of the request, one more look through the eyes of every
-//! survivor. Whatever is unknown is a refusal. What remains is the time between that last look and the
-//! stop, and a crash inside it: that is bad luck, and no program can do better without fencing.
+//! For a power-off that means: fresh evidence from every member, in one ring, all quorate, and
+//! votes that suffice without the host; the host's own lists showing no running guest, and proof
+//! that we see every guest there is; and, in the very turn of the request, one more look through
+//! the eyes of every survivor. Whatever is unknown is a refusal. What remains is the time between
+//! that last look and the stop, and a crash inside it: that is bad luck, and no program can do
+//! better without fencing.
 //!
 //! **Does not know:** policy, plan, ledger, money, time of day. It must refuse the planner's best
 //! excuse.
@@ -146,7 +148,8 @@ enum Finding {
 }
 
 /// When a clause is heard. A later stage is heard only when the earlier ones are content, so that
-/// dear questions are asked only for a request that could be cleared, and the last look is the last.
+/// dear questions are asked only for a request that could be cleared, and the last look is the
+/// last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     /// On the quiet look and the bounds alone.

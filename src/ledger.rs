@@ -1,9 +1,9 @@
 //! What happened, as [`Entry`]s, and what they add up to, the [`Ledger`].
 //!
 //! The journal on disk is a row of entries; the ledger is their fold, and nothing else decides what
-//! `spot` remembers. [`notice`](notice::notice) turns what changed in an observation into entries, so
-//! that "since", "told once", provenance and the difference between *resting* and *missing* survive a
-//! restart. An entry is a fact in the past tense and carries its own time.
+//! `spot` remembers. [`notice`](notice::notice) turns what changed in an observation into entries,
+//! so that "since", "told once", provenance and the difference between *resting* and *missing*
+//! survive a restart. An entry is a fact in the past tense and carries its own time.
 //!
 //! **Does not know:** that a disk exists, what time it is, what the policies say.
 
@@ -489,7 +489,8 @@ impl Ledger {
             }
 
             Entry::HostCame { host, same_boot, .. } => {
-                // Up after our packets: ours, unless somebody's finger was quicker, which nobody can tell.
+                // Up after our packets: ours, unless somebody's finger was quicker, which nobody
+                // can tell.
                 let called = self.undertakings.values().any(|one| {
                     one.open() && one.purpose == Move::Wake(host.clone()) && one.print.is_some()
                 });

@@ -2,8 +2,8 @@
 //! become a [`Plan`].
 //!
 //! Pure and total. It takes no input about *what changed*: one code path for the happy and the
-//! repairing case. Nothing here acts; the next requests of each move are planned anew every turn, and
-//! the gate judges each of them without believing a word of this file.
+//! repairing case. Nothing here acts; the next requests of each move are planned anew every turn,
+//! and the gate judges each of them without believing a word of this file.
 //!
 //! **Does not know:** clocks, sockets, the gate's clauses, how requests are sent.
 
@@ -148,8 +148,9 @@ pub fn plan(policy: &Policy, seen: &Observation, ledger: &Ledger, now: Moment) -
     for host in scene.by_tier() {
         waking::wake(&scene, &mut plan, &host);
     }
-    // Without a whole look, or by a clock that may be wrong, nothing is moved and nothing is switched
-    // off: a wrong clock would carry every guest out of its window and back. What is under way goes on.
+    // Without a whole look, or by a clock that may be wrong, nothing is moved and nothing is
+    // switched off: a wrong clock would carry every guest out of its window and back. What is under
+    // way goes on.
     if !seen.whole() {
         let what = seen.gaps.first().map_or("the cluster was not seen".into(), ToString::to_string);
         plan.hold(Hold::Unseen { what });
@@ -282,8 +283,8 @@ fn tell_doubts(scene: &Scene<'_>, plan: &mut Plan) {
     }
 }
 
-/// Open undertakings that the plan no longer wants end, once nothing of theirs is in flight: a running
-/// migration is finished, never aborted.
+/// Open undertakings that the plan no longer wants end, once nothing of theirs is in flight: a
+/// running migration is finished, never aborted.
 fn drop_unwanted(scene: &Scene<'_>, plan: &mut Plan) {
     // What was not planned because it could not be seen is not unwanted.
     if !scene.seen.whole() || !clock_sound(scene) {

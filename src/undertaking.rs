@@ -119,8 +119,8 @@ impl Undertaking {
 
     /// The undertaking after `event`.
     ///
-    /// An ended undertaking still takes answers and outcomes of requests in flight, because the world
-    /// finishes what was asked; it takes no new intent and no second end.
+    /// An ended undertaking still takes answers and outcomes of requests in flight, because the
+    /// world finishes what was asked; it takes no new intent and no second end.
     pub fn after(mut self, event: &Event) -> Result<Undertaking, OutOfOrder> {
         let out_of_order = |name| Err(OutOfOrder { id: self.id, stage: self.stage, event: name });
         match event {

@@ -1,11 +1,12 @@
-//! Votes as corosync counts them: the words for runtime [`Evidence`], and the cautious arithmetic by
-//! which a power-off is judged.
+//! Votes as corosync counts them: the words for runtime [`Evidence`], and the cautious arithmetic
+//! by which a power-off is judged.
 //!
 //! The naive formula (votes alive ≥ half the sum + 1) was wrong in 90 of 589 views measured on real
-//! corosync, in both directions. So nothing here is computed from a file: expected votes, quorum and
-//! every member's votes are what the *members themselves* show now, and no bonus (last_man_standing,
-//! auto_tie_breaker, two_node, allow_downscale) is ever credited. The figures and rules come from
-//! corosync 3.1.7's votequorum as measured, `votequorum(5)` and `corosync.conf(5)`.
+//! corosync, in both directions. So nothing here is computed from a file: expected votes, quorum
+//! and every member's votes are what the *members themselves* show now, and no bonus
+//! (last_man_standing, auto_tie_breaker, two_node, allow_downscale) is ever credited. The figures
+//! and rules come from corosync 3.1.7's votequorum as measured, `votequorum(5)` and
+//! `corosync.conf(5)`.
 //!
 //! **Does not know:** how a report is fetched or spelled, and who wants a host off.
 
@@ -281,8 +282,8 @@ mod tests {
         tally(&views, &stops, false, true).keeps(0)
     }
 
-    /// Every set of stops of every cluster of 1 to 4 hosts with 0 to 4 votes each: safe exactly when
-    /// the votes that stay are a majority of all.
+    /// Every set of stops of every cluster of 1 to 4 hosts with 0 to 4 votes each: safe exactly
+    /// when the votes that stay are a majority of all.
     #[test]
     fn without_a_device_the_majority_of_all_votes_decides() {
         let mut judged = 0;

@@ -60,8 +60,8 @@ impl Case<'_> {
         self.others().filter_map(stopped_by).collect()
     }
 
-    /// This host, every host we asked to stop, and every host somebody else is shutting down: judged
-    /// as one set.
+    /// This host, every host we asked to stop, and every host somebody else is shutting down:
+    /// judged as one set.
     fn stops(&self) -> BTreeSet<HostName> {
         let mut stops: BTreeSet<HostName> = self.stopping().into_iter().cloned().collect();
         stops.insert(self.host().clone());
@@ -98,7 +98,7 @@ fn is_member(seen: &Observation, host: &HostName) -> bool {
     seen.hosts.get(host).is_some_and(|look| look.member == Some(true))
 }
 
-// ---- May anything be done here at all? -----------------------------------------------------------
+// ---- May anything be done here at all? ----------------------------------------------------------
 
 /// `localhost` would power off whoever is asked; a name PVE does not know would reach anybody.
 pub(super) fn known_host(case: &Case<'_>) -> Finding {
@@ -180,7 +180,7 @@ pub(super) fn clock(case: &Case<'_>) -> Finding {
     })
 }
 
-// ---- Waking --------------------------------------------------------------------------------------
+// ---- Waking -------------------------------------------------------------------------------------
 
 /// A packet to a host on its way down is lost, and one to a host that is up says nothing.
 pub(super) fn absent(case: &Case<'_>) -> Finding {
@@ -193,7 +193,7 @@ pub(super) fn absent(case: &Case<'_>) -> Finding {
     })
 }
 
-// ---- Guests --------------------------------------------------------------------------------------
+// ---- Guests -------------------------------------------------------------------------------------
 
 /// One request at a time for one guest.
 pub(super) fn guest_free(case: &Case<'_>) -> Finding {
@@ -349,7 +349,7 @@ pub(super) fn may_start_guest(case: &Case<'_>) -> Finding {
     })
 }
 
-// ---- Powering off: whose host is it? ---------------------------------------------------------------
+// ---- Powering off: whose host is it? ------------------------------------------------------------
 
 pub(super) fn never_low(case: &Case<'_>) -> Finding {
     let host = case.host();
@@ -422,7 +422,7 @@ pub(super) fn one_at_a_time(case: &Case<'_>) -> Finding {
     }
 }
 
-// ---- Is anybody using it? --------------------------------------------------------------------------
+// ---- Is anybody using it? -----------------------------------------------------------------------
 
 pub(super) fn nothing_in_flight(case: &Case<'_>) -> Finding {
     let host = case.host();
@@ -439,7 +439,8 @@ pub(super) fn nothing_in_flight(case: &Case<'_>) -> Finding {
     }
 }
 
-/// A host's shutdown kills a running backup or migration; so every running task is a reason to wait.
+/// A host's shutdown kills a running backup or migration; so every running task is a reason to
+/// wait.
 pub(super) fn no_task(case: &Case<'_>) -> Finding {
     let host = case.host();
     match case.seen.tasks.iter().find(|task| task.host == *host && task.running()) {
@@ -468,8 +469,8 @@ pub(super) fn no_lock(case: &Case<'_>) -> Finding {
     }
 }
 
-/// A guest on its way to this host belongs to its source until the last second: its lock and its task
-/// are there. Whoever moves, and not by us to somewhere else, may be coming here.
+/// A guest on its way to this host belongs to its source until the last second: its lock and its
+/// task are there. Whoever moves, and not by us to somewhere else, may be coming here.
 pub(super) fn nobody_arrives(case: &Case<'_>) -> Finding {
     let host = case.host();
     let goes_elsewhere = |vmid: &Vmid| {
@@ -541,7 +542,7 @@ pub(super) fn sees_every_guest(case: &Case<'_>) -> Finding {
     }
 }
 
-// ---- Does the cluster keep its quorum? ---------------------------------------------------------------
+// ---- Does the cluster keep its quorum? ----------------------------------------------------------
 
 enum Fresh<'a> {
     Yes(&'a Evidence),
@@ -763,8 +764,8 @@ fn server_lost(
     })
 }
 
-/// Whether everybody who is no member left in order: a host that vanished may still be talking to the
-/// QDevice's server.
+/// Whether everybody who is no member left in order: a host that vanished may still be talking to
+/// the QDevice's server.
 fn rest_off(case: &Case<'_>) -> bool {
     let known_off = |host: &HostName| case.bounds.known_off.contains(host);
     let absent =
@@ -785,8 +786,8 @@ pub(super) fn can_return(case: &Case<'_>) -> Finding {
     }
 }
 
-/// The host's own lists name every guest, whatever our token may see. One that we do not see, or that
-/// runs, is a reason never to power off.
+/// The host's own lists name every guest, whatever our token may see. One that we do not see, or
+/// that runs, is a reason never to power off.
 pub(super) fn no_hidden_guest(case: &Case<'_>) -> Finding {
     let host = case.host();
     // Asked of this host whatever the owner chose for the votes: nothing else lists every guest.
@@ -825,7 +826,7 @@ pub(super) fn no_hidden_guest(case: &Case<'_>) -> Finding {
     Finding::Content
 }
 
-// ---- And now, in the turn of the request, once more. ---------------------------------------------------
+// ---- And now, in the turn of the request, once more. --------------------------------------------
 
 /// The answer to a question asked in this very turn.
 fn this_turn<'a>(seen: &'a Observation, question: &Question) -> Option<&'a Stamped> {

@@ -1,9 +1,10 @@
 //! What changed, as entries: the only place where an observation becomes memory.
 //!
 //! Pure: the ledger and one observation in, entries out, each folded into a scratch copy before the
-//! next is considered, so that a second call with the same observation gives nothing. A request that
-//! was sent is *settled* here and nowhere else, by what is seen of the world: a task's OK alone is
-//! never success (HA tasks end `OK` with nothing done; a guest arrives before its lock is gone).
+//! next is considered, so that a second call with the same observation gives nothing. A request
+//! that was sent is *settled* here and nowhere else, by what is seen of the world: a task's OK
+//! alone is never success (HA tasks end `OK` with nothing done; a guest arrives before its lock is
+//! gone).
 //!
 //! **Does not know:** whether a change was wanted.
 
@@ -230,8 +231,8 @@ impl Changes<'_> {
         let wake = wake.filter(|wake| wake.print.is_some());
         let boot_seconds = wake.as_ref().map(|wake| whole_seconds(self.at, wake.since));
         self.note(Entry::HostReady { host: host.clone(), boot_seconds });
-        // Proven: it had left on our word, or had been silent for so long that it was not on its way
-        // back by itself, and its boot came after our first packet.
+        // Proven: it had left on our word, or had been silent for so long that it was not on its
+        // way back by itself, and its boot came after our first packet.
         if let (Some(wake), Some(booted)) = (wake, record.booted)
             && record.left.is_some_and(|(left, how)| match how {
                 Leaving::Ours => true,
@@ -304,8 +305,8 @@ impl Changes<'_> {
         }
     }
 
-    /// PVE's patience with a shutdown ended before the guest did: it is put away all the same, and by
-    /// us.
+    /// PVE's patience with a shutdown ended before the guest did: it is put away all the same, and
+    /// by us.
     fn stopped_late(&mut self, guest: Vmid, record: &super::GuestRecord) {
         let Some(asked) = &record.stop_asked else { return };
         let stopped = self.seen.guests.get(&guest).is_some_and(|look| {
@@ -421,8 +422,8 @@ fn fulfilled(purpose: &Move, ledger: &Ledger, seen: &Observation) -> Option<Stri
     }
 }
 
-/// Whether the last thing a host did before it left was an orderly stop of its guests: systemd's stop
-/// of `pve-guests` shows as a `stopall` task of root@pam. (`pve-api.md` section 14.)
+/// Whether the last thing a host did before it left was an orderly stop of its guests: systemd's
+/// stop of `pve-guests` shows as a `stopall` task of root@pam. (`pve-api.md` section 14.)
 fn left_in_order(host: &HostName, record: &super::HostRecord, tasks: &[TaskSeen]) -> bool {
     let on_host = || tasks.iter().filter(|task| task.host == *host);
     let up_since = record.booted.or(record.since);
@@ -500,7 +501,8 @@ fn power_off_outcome(
         }
         Presence::Awake | Presence::Unseen => {}
     }
-    // A stop under way shows as a `stopall`; one that began long ago and is over was something else.
+    // A stop under way shows as a `stopall`; one that began long ago and is over was something
+    // else.
     let stopall = seen.tasks.iter().any(|task| {
         let lately = task.started >= seen.at.civil - STOP_BEGINS_WITHIN;
         task.host == *host
@@ -673,8 +675,8 @@ fn migrate_outcome(
     }
 }
 
-/// A guest on its target: well, if it runs as before. Its run is reported up to 10 s late, so that a
-/// stop is believed only from the target's own list.
+/// A guest on its target: well, if it runs as before. Its run is reported up to 10 s late, so that
+/// a stop is believed only from the target's own list.
 fn arrived(
     guest: Vmid,
     to: &HostName,

@@ -1,8 +1,8 @@
 //! Which hosts ought to be awake, for whose sake, and how each one stands.
 //!
 //! Wants combine in a fixed order, the stronger first: frozen; rescue; an `up` lease; `empty`; a
-//! `down` lease; windows; the rest state of the tier. Inhibitors and pinned guests are not here: they
-//! hold a power-off, and never make a host *desired*, so no guest flows back to it.
+//! `down` lease; windows; the rest state of the tier. Inhibitors and pinned guests are not here:
+//! they hold a power-off, and never make a host *desired*, so no guest flows back to it.
 //!
 //! **Does not know:** guests, requests.
 
@@ -199,7 +199,8 @@ fn slept_since(scene: &Scene<'_>, host: &HostName, asked: Timestamp) -> bool {
     }
 }
 
-/// The window that opens so soon that the wake begins now: by learned boot times, or as the owner says.
+/// The window that opens so soon that the wake begins now: by learned boot times, or as the owner
+/// says.
 fn ahead(scene: &Scene<'_>, host: &HostName, settings: &Host) -> Option<(String, Timestamp)> {
     let (policy, opening) = scene.policy.next_opening(host, scene.now.civil)?;
     let lead = lead(scene, host, settings);
@@ -219,9 +220,9 @@ pub fn lead(scene: &Scene<'_>, host: &HostName, settings: &Host) -> Duration {
 
 /// Hosts to be woken because the cluster has too few votes.
 ///
-/// Without quorum every absent host with votes helps. With quorum and a `spare` to keep, as many as it
-/// takes: resting hosts before vanished ones, which may have no power, and nobody whose wake has just
-/// failed; then in order of tier and name.
+/// Without quorum every absent host with votes helps. With quorum and a `spare` to keep, as many as
+/// it takes: resting hosts before vanished ones, which may have no power, and nobody whose wake has
+/// just failed; then in order of tier and name.
 pub fn rescued(scene: &Scene<'_>) -> BTreeSet<HostName> {
     let quorum = scene.policy.quorum();
     if quorum.rescue == Rescue::Tell {
@@ -265,7 +266,8 @@ pub fn short_of_votes(scene: &Scene<'_>) -> BTreeSet<HostName> {
     helping
 }
 
-/// Whether a packet may be expected to wake it: not frozen, with an address, and no wake just failed.
+/// Whether a packet may be expected to wake it: not frozen, with an address, and no wake just
+/// failed.
 fn may_wake(scene: &Scene<'_>, host: &HostName) -> bool {
     let record = scene.ledger.host(host);
     let addressed = scene.policy.host(host).is_some_and(|settings| !settings.macs.is_empty());

@@ -1,8 +1,8 @@
 //! What happens to each guest of a host that ought to be empty, before it may rest.
 //!
-//! The fate of *every* guest is decided before the first one moves: a drain that cannot finish is not
-//! begun, and whoever cannot leave is named. Nothing is forced: a guest that does not stop keeps its
-//! host awake.
+//! The fate of *every* guest is decided before the first one moves: a drain that cannot finish is
+//! not begun, and whoever cannot leave is named. Nothing is forced: a guest that does not stop
+//! keeps its host awake.
 //!
 //! **Does not know:** why the host ought to be empty.
 
@@ -114,8 +114,8 @@ fn next(
         | Request::StartGuest { .. }
         | Request::PowerOff { .. } => false,
     });
-    // Who can only be interrupted is, once those who can move have moved: a migration that fails keeps
-    // the host on, and then nobody was interrupted for nothing.
+    // Who can only be interrupted is, once those who can move have moved: a migration that fails
+    // keeps the host on, and then nobody was interrupted for nothing.
     let leaving = fates.iter().any(|(vmid, _, fate)| match fate {
         Fate::Go { .. } => true,
         Fate::Wait => scene.in_flight(*vmid) && moves_away(scene, *vmid),
@@ -225,7 +225,8 @@ fn fate(
     put_away(scene, plan, vmid, guest, rule, closed)
 }
 
-/// PVE has had no report of it for 5 minutes; its host is asked itself, and tells the gate the same.
+/// PVE has had no report of it for 5 minutes; its host is asked itself, and tells the gate the
+/// same.
 fn unreported(plan: &mut Plan, vmid: Vmid, guest: &GuestSeen) -> Fate {
     plan.questions.insert(Question::LiveGuests(guest.host.clone()));
     let why = format!("{} has not reported its state for 5 minutes (pvestatd)", guest.host);

@@ -1,9 +1,9 @@
 //! Where each running guest belongs: the first host of its rule's `prefer` that is awake, ready,
 //! desired, not frozen and not leaving.
 //!
-//! A host that nobody wants receives no guest, so an emptied host whose power-off is held stays empty.
-//! Memory is a hard limit with a reserve; whatever was promised to a target earlier in the same turn
-//! counts.
+//! A host that nobody wants receives no guest, so an emptied host whose power-off is held stays
+//! empty. Memory is a hard limit with a reserve; whatever was promised to a target earlier in the
+//! same turn counts.
 //!
 //! **Does not know:** why a host is awake, how a guest is moved.
 
@@ -95,7 +95,8 @@ pub fn rule<'a>(scene: &Scene<'a>, vmid: Vmid, guest: &GuestSeen) -> Option<&'a 
     })
 }
 
-/// Whether guests may go to `host`: awake, ready, desired, not frozen, not leaving, not being emptied.
+/// Whether guests may go to `host`: awake, ready, desired, not frozen, not leaving, not being
+/// emptied.
 pub fn eligible(scene: &Scene<'_>, plan: &Plan, host: &HostName) -> bool {
     let awake = plan.states.get(host) == Some(&HostState::Awake);
     let ready = scene.ledger.host(host).ready.is_some();
@@ -117,8 +118,8 @@ fn improve(
     if frozen || !up {
         return;
     }
-    // A host that ought to sleep is emptied as a whole or not at all; one that is left alone keeps its
-    // guests; and a guest that the HA manager runs goes where the HA manager has it.
+    // A host that ought to sleep is emptied as a whole or not at all; one that is left alone keeps
+    // its guests; and a guest that the HA manager runs goes where the HA manager has it.
     let wanted =
         plan.desire.get(&guest.host).is_some_and(|desire| desire.awake && !desire.untouched);
     if !wanted || guest.ha.is_some() {
@@ -163,7 +164,8 @@ fn improve(
     }
 }
 
-/// Its host is wanted again so soon that it does not sleep: whoever left it now would only come back.
+/// Its host is wanted again so soon that it does not sleep: whoever left it now would only come
+/// back.
 fn stays_for_a_window(plan: &Plan, host: &HostName) -> bool {
     plan.holds
         .iter()
@@ -238,8 +240,8 @@ fn bring_back(
     });
 }
 
-/// Whether PVE's own start of `onboot` guests is over on a host that came up. Until `pve-guests` has
-/// begun (`startall-onboot-delay` is up to 5 minutes) no task of it exists.
+/// Whether PVE's own start of `onboot` guests is over on a host that came up. Until `pve-guests`
+/// has begun (`startall-onboot-delay` is up to 5 minutes) no task of it exists.
 fn startall_over(scene: &Scene<'_>, host: &HostName) -> bool {
     let stamped = scene.seen.answers.get(&Question::Readiness(host.clone()));
     let since = scene.ledger.host(host).since;
@@ -326,8 +328,8 @@ pub fn facts<'a>(scene: &Scene<'a>, plan: &mut Plan, vmid: Vmid) -> Option<&'a G
     }
 }
 
-/// Whether PVE's own judgement of a guest's configuration lets it go to `target`. (Offline hosts are
-/// allowed there too, and disks and devices are judged apart.)
+/// Whether PVE's own judgement of a guest's configuration lets it go to `target`. (Offline hosts
+/// are allowed there too, and disks and devices are judged apart.)
 pub fn allowed(scene: &Scene<'_>, vmid: Vmid, target: &HostName) -> bool {
     match scene.seen.answer(&Question::Guest(vmid), FACTS_AGE) {
         Some(Answer::Guest(facts)) => {

@@ -1,8 +1,8 @@
 //! Resting: which host may go to sleep, in what order, and what holds the others.
 //!
-//! Each candidate is asked the same questions in the same order; the first that stands against it is
-//! told, and nothing is moved off a host that could not rest anyway. One host at a time goes the last
-//! step. The gate asks its own questions after all of these.
+//! Each candidate is asked the same questions in the same order; the first that stands against it
+//! is told, and nothing is moved off a host that could not rest anyway. One host at a time goes the
+//! last step. The gate asks its own questions after all of these.
 //!
 //! **Does not know:** runtime evidence; the votes it plans by are those of corosync.conf.
 
@@ -27,8 +27,8 @@ const STOP_PAUSE: Duration = Duration::from_secs(600);
 /// A stop that takes longer than this is told.
 const SLOW_STOP: Duration = Duration::from_secs(900);
 
-/// Plans the emptying and resting of every host that ought to sleep, and the emptying of those whose
-/// owner wants them empty.
+/// Plans the emptying and resting of every host that ought to sleep, and the emptying of those
+/// whose owner wants them empty.
 pub fn rest(scene: &Scene<'_>, plan: &mut Plan, promised: &mut Promised) {
     for host in scene.ledger.emptying.keys() {
         if scene.ledger.frozen.contains_key(host) {
@@ -170,8 +170,8 @@ fn wanted_soon(scene: &Scene<'_>, host: &HostName, settings: &Host) -> Option<ji
     (opening.opens < too_soon).then_some(opening.opens)
 }
 
-/// A drain that the votes forbid is not begun. These are configured votes; the gate decides by those
-/// that count.
+/// A drain that the votes forbid is not begun. These are configured votes; the gate decides by
+/// those that count.
 fn votes_short(scene: &Scene<'_>, host: &HostName, going: &BTreeSet<HostName>) -> Option<Hold> {
     let mut stay = scene.seen.members();
     stay.remove(host);

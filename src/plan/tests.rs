@@ -1,5 +1,5 @@
-//! Properties of every plan, over drawn worlds: it is total, it leaves alone what must be left alone,
-//! and for everything wanted and not done there is a hold.
+//! Properties of every plan, over drawn worlds: it is total, it leaves alone what must be left
+//! alone, and for everything wanted and not done there is a hold.
 //!
 //! **Does not know:** the gate; what it would refuse is not repaired here.
 

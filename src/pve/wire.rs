@@ -430,8 +430,8 @@ pub fn uptime_seconds(body: &[u8]) -> Result<u64, String> {
     data::<Status>(body)?.uptime.ok_or_else(|| "`uptime` is missing or garbled".into())
 }
 
-/// `GET /nodes/{n}/storage`: names of storages for guests' disks that are enabled but not active. (A
-/// backup storage may sleep without keeping a host from taking guests.)
+/// `GET /nodes/{n}/storage`: names of storages for guests' disks that are enabled but not active.
+/// (A backup storage may sleep without keeping a host from taking guests.)
 pub fn storages_missing(body: &[u8]) -> Result<Vec<String>, String> {
     #[derive(Deserialize)]
     struct Entry {

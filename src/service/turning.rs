@@ -166,9 +166,9 @@ impl<S: Site> Service<S> {
         Ok(Concluded { plan, asked, pace })
     }
 
-    /// The gate's questions, and whether anybody waits for them. After a refusal that rests on reports
-    /// they are not asked again for a while, unless a person waits: each runs dozens of commands on
-    /// every host.
+    /// The gate's questions, and whether anybody waits for them. After a refusal that rests on
+    /// reports they are not asked again for a while, unless a person waits: each runs dozens of
+    /// commands on every host.
     fn spare_reports(
         &mut self,
         ruling: &Ruling,
