@@ -73,9 +73,12 @@ pub enum Event {
 /// Where the service is stopped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stop {
-    BeforeIntent,
-    BeforeRequest,
-    BeforeAnswer,
+    /// Before its intent was on disk.
+    Unmeant,
+    /// After that, and before it left.
+    Unasked,
+    /// After it left, and before its answer was on disk.
+    Unanswered,
 }
 
 /// Which request, counted from the story's beginning, and where.
@@ -342,7 +345,7 @@ impl House {
     /// Stopped before the intents of a turn were on disk: takes them out again, as if they had never
     /// been written.
     fn lose_intents(&self) {
-        if self.count.halt.is_none_or(|halt| halt.stop != Stop::BeforeIntent) {
+        if self.count.halt.is_none_or(|halt| halt.stop != Stop::Unmeant) {
             return;
         }
         let journal = rusqlite::Connection::open(&self.journal).expect("the journal opens");
@@ -450,8 +453,8 @@ impl Site for Door {
         };
         match here.map(|halt| halt.stop) {
             None => self.live.perform(request).await,
-            Some(Stop::BeforeIntent | Stop::BeforeRequest) => self.stop().await,
-            Some(Stop::BeforeAnswer) => {
+            Some(Stop::Unmeant | Stop::Unasked) => self.stop().await,
+            Some(Stop::Unanswered) => {
                 self.live.perform(request).await;
                 self.stop().await
             }

@@ -157,21 +157,34 @@ fn merge(base: &mut Vec<Value>, changes: &[Value], name: &str) {
     }
 }
 
+fn wrong(story: &str, line: &Map<String, Value>, what: &str) -> ! {
+    panic!("{story}: {what} in {line:?}")
+}
+
 /// The service's own events; `None` for what befalls the world.
 fn event(story: &str, line: &Value) -> Option<(Duration, Event)> {
     let line: &Map<String, Value> = line.as_object().expect("a line of a script is a map");
     let after = || span(line.get("after").cloned());
-    let wrong = |what: &str| format!("{story}: {what} in {line:?}");
+
     if let Some(ask) = line.get("ask") {
-        let ask = serde_json::from_value(ask.clone()).expect(&wrong("the ask"));
-        let by = line.get("by").and_then(Value::as_str).expect(&wrong("no `by`")).to_owned();
+        let ask = serde_json::from_value(ask.clone())
+            .unwrap_or_else(|_| wrong(story, line, "an ask nobody understands"));
+        let by = line
+            .get("by")
+            .and_then(Value::as_str)
+            .unwrap_or_else(|| wrong(story, line, "nobody asks (`by`)"))
+            .to_owned();
         let confirmed = line.get("confirmed") == Some(&Value::Bool(true));
         return Some((after(), Event::Asked { ask, by, confirmed }));
     }
     if let Some(lasting) = line.get("service_down") {
         return Some((after(), Event::Down { lasting: span(Some(lasting.clone())) }));
     }
-    let file = line.get("policy")?.as_str().expect(&wrong("the policy")).to_owned();
+    let file = line
+        .get("policy")?
+        .as_str()
+        .unwrap_or_else(|| wrong(story, line, "no file of a policy"))
+        .to_owned();
     Some((after(), Event::Policy { file }))
 }
 
