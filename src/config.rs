@@ -12,6 +12,7 @@ mod reading;
 mod tree;
 
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -164,11 +165,16 @@ fn text_of(path: &Path) -> Result<String, String> {
         std::io::ErrorKind::PermissionDenied => format!("{shown} may not be read by this user"),
         _ => format!("{shown} cannot be read: {why}"),
     };
-    let size = std::fs::metadata(path).map_err(told)?.len();
-    if size > LARGEST_FILE_BYTES {
+    // A pipe would be waited for, and a device read without end.
+    if !std::fs::metadata(path).map_err(told)?.is_file() {
+        return Err(format!("{shown} is not a file"));
+    }
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(told)?;
+    file.take(LARGEST_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(told)?;
+    if bytes.len() as u64 > LARGEST_FILE_BYTES {
         return Err(format!("{shown} is larger than 1 MiB, which no such file is"));
     }
-    let bytes = std::fs::read(path).map_err(told)?;
     String::from_utf8(bytes).map_err(|_| format!("{shown} is not UTF-8 text"))
 }
 

@@ -93,6 +93,8 @@ pub struct Journal {
     /// Held as long as the journal is written; `None` for readers and in memory.
     lock: Option<File>,
     place: String,
+    /// Which file it was when it was opened for writing.
+    file: Option<(u64, u64)>,
     cluster: String,
 }
 
@@ -116,8 +118,11 @@ impl Journal {
         }
         let lock = lock(path)?;
         let connection = Connection::open(path).map_err(|fault| Fault::of(&place, fault))?;
-        let journal = Journal { connection, lock: Some(lock), place, cluster: cluster.to_owned() };
+        let (lock, cluster) = (Some(lock), cluster.to_owned());
+        let mut journal = Journal { connection, lock, place, file: None, cluster };
         journal.prepare()?;
+        journal.sound()?;
+        journal.file = file_of(path);
         journal.take_up(holder)
     }
 
@@ -125,7 +130,8 @@ impl Journal {
     pub fn in_memory(cluster: &str, holder: &str) -> Result<Books, Fault> {
         let place = "memory".to_owned();
         let connection = Connection::open_in_memory().map_err(|fault| Fault::of(&place, fault))?;
-        let journal = Journal { connection, lock: None, place, cluster: cluster.to_owned() };
+        let cluster = cluster.to_owned();
+        let journal = Journal { connection, lock: None, place, file: None, cluster };
         journal.prepare()?;
         journal.take_up(holder)
     }
@@ -139,7 +145,8 @@ impl Journal {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection =
             Connection::open_with_flags(path, flags).map_err(|fault| Fault::of(&place, fault))?;
-        let mut journal = Journal { connection, lock: None, place, cluster: String::new() };
+        let cluster = String::new();
+        let mut journal = Journal { connection, lock: None, place, file: None, cluster };
         journal.connection.busy_timeout(BUSY).map_err(|fault| journal.fault(fault))?;
         journal.recognise()?;
         journal.cluster = journal
@@ -173,6 +180,27 @@ impl Journal {
         settle().map_err(|fault| self.fault(fault))?;
         self.recognise()?;
         self.migrate()
+    }
+
+    /// A file that was moved or deleted under us takes everything we write with it.
+    fn still_there(&self) -> Result<(), Fault> {
+        let Some(opened) = self.file else { return Ok(()) };
+        match file_of(Path::new(&self.place)) {
+            Some(found) if found == opened => Ok(()),
+            Some(_) | None => Err(Fault::Gone { place: self.place.clone() }),
+        }
+    }
+
+    /// A damaged page is found now and not in the middle of a night.
+    fn sound(&self) -> Result<(), Fault> {
+        let verdict: String = self
+            .connection
+            .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
+            .map_err(|fault| self.fault(fault))?;
+        match verdict.as_str() {
+            "ok" => Ok(()),
+            why => Err(Fault::Damaged { place: self.place.clone(), why: why.to_owned() }),
+        }
     }
 
     /// Refuses what is not a journal of ours, or of a version to come.
@@ -437,6 +465,7 @@ impl Books {
 
     /// After a failed write: reads the ledger from disk again.
     pub fn refresh(&mut self) -> Result<(), Fault> {
+        self.journal.still_there()?;
         if self.stale {
             self.ledger = self.journal.replay()?;
             self.stale = false;
@@ -562,6 +591,12 @@ fn nanoseconds(at: Timestamp) -> i64 {
 
 fn instant(nanoseconds: i64) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(nanoseconds)).expect("64 bits of nanoseconds fit")
+}
+
+/// Device and inode: the same path may be another file by now.
+fn file_of(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
 /// Takes the lock file beside the journal; the kernel lets go of it however we end.

@@ -35,7 +35,7 @@ use crate::policy::Policy;
 use crate::request::Request;
 use crate::site::Site;
 use crate::status::{
-    EntryShown, Footing, Picture, PlanShown, PolicyShown, Status, Trouble, mode_word,
+    EntryShown, Footing, Picture, PlanShown, PolicyShown, Status, Trouble, mode_word, plain,
 };
 
 pub use inbox::{Ask, Asked, Asking, Inbox, PolicyNews};
@@ -185,11 +185,12 @@ impl<S: Site> Service<S> {
                 concluded
             }
             Err(fault) => {
-                tracing::error!("{}", fault.sentence());
-                self.trouble = Some(Trouble {
-                    sentence: format!("{}; nothing is asked of any host", fault.sentence()),
-                    remedy: fault.remedy(),
-                });
+                let sentence = format!("{}; nothing is asked of any host", fault.sentence());
+                // Told once, not every turn.
+                if self.trouble.as_ref().is_none_or(|trouble| trouble.sentence != sentence) {
+                    tracing::error!("{sentence}: {}", fault.remedy());
+                }
+                self.trouble = Some(Trouble { sentence, remedy: fault.remedy() });
                 self.only_looked(&seen)
             }
         };
@@ -229,7 +230,7 @@ impl<S: Site> Service<S> {
         let entries = self.books.fresh();
         for kept in &entries {
             let shown = shown_entry(kept);
-            tracing::info!("{}: {}", shown.who, shown.sentence);
+            tracing::info!("{}: {}", plain(&shown.who), plain(&shown.sentence));
             // Nobody follows: nobody misses it.
             let _followers = self.entries.send(shown);
         }

@@ -457,7 +457,7 @@ impl From<EvidencePolicy> for EvidenceKind {
     }
 }
 
-fn here_word(here: &Here) -> Option<String> {
+pub fn here_word(here: &Here) -> Option<String> {
     match here {
         Here::Host(host) => Some(host.to_string()),
         Here::Guest(guest) => Some(format!("guest {guest}")),
@@ -503,4 +503,22 @@ pub struct History {
     pub version: u32,
     pub cluster: Option<String>,
     pub entries: Vec<EntryShown>,
+}
+/// The text with every control character and direction mark spelled out.
+pub fn plain(text: &str) -> String {
+    let mut safe = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            c if unruly(c) => safe.extend(c.escape_unicode()),
+            c => safe.push(c),
+        }
+    }
+    safe
+}
+
+/// Moves the cursor, rings, colours, or turns the line around.
+pub fn unruly(c: char) -> bool {
+    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}');
+    let parts = matches!(c, '\u{2028}' | '\u{2029}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || turns || parts
 }

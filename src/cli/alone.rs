@@ -28,6 +28,9 @@ pub async fn perform(
 ) -> anyhow::Result<Exit> {
     let goal = match (&ask, watch) {
         (Ask::Up { .. } | Ask::Down { .. } | Ask::Prove { .. }, Some(goal)) => goal,
+        (Ask::Up { .. } | Ask::Down { .. } | Ask::Prove { .. }, None) => {
+            anyhow::bail!("no service runs, and --no-wait leaves nobody to do it: leave it out")
+        }
         (_, _) => anyhow::bail!("no service runs that could see to it: systemctl start spot"),
     };
     let policy = match run::told(Source::new(&config.policies).reload()) {

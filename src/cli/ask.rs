@@ -131,7 +131,10 @@ pub fn said(asked: &Asked) -> anyhow::Result<Exit> {
 
 /// Asks the person at the terminal. Without one there is nobody to ask, which is an error.
 pub fn confirmed(sentence: &str) -> anyhow::Result<bool> {
-    let sentence = paper::plain(sentence);
+    let mut sentence = paper::plain(sentence);
+    if !sentence.ends_with('.') {
+        sentence.push('.');
+    }
     if !std::io::stdin().is_terminal() {
         anyhow::bail!("{sentence} Nobody is there to confirm it: say --yes");
     }

@@ -226,7 +226,7 @@ fn doors(config: &Config, seen: &Observation, findings: &mut Findings) {
             Some(Err(gap)) => findings.ill(
                 &what,
                 format!("{host} at {url}: {}", gap.why),
-                "correct its `url:`, its `pins:` or the token in spot.yaml",
+                "is it up, and are its `url:`, its `pins:` and the token in spot.yaml right?",
             ),
             None => findings.ill(
                 &what,

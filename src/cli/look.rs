@@ -187,6 +187,7 @@ struct Remembered {
     journal: Journal,
     ledger: Ledger,
     mode: String,
+    here: Option<String>,
 }
 
 /// Opens the journal for reading and says on standard error how old it is.
@@ -203,7 +204,8 @@ fn remembered(config: &Config) -> anyhow::Result<Remembered> {
         None => "it is empty".into(),
     };
     paper::aside(&format!("No service runs: this is what its journal remembers; {age}."));
-    Ok(Remembered { journal, ledger, mode: crate::status::mode_word(config.mode).into() })
+    let mode = crate::status::mode_word(config.mode).into();
+    Ok(Remembered { journal, ledger, mode, here: crate::status::here_word(&config.here) })
 }
 
 pub fn faulty(fault: crate::journal::Fault) -> anyhow::Error {
@@ -222,7 +224,7 @@ impl Remembered {
             quorate: None,
             votes: Votes::default(),
             evidence: None,
-            here: None,
+            here: self.here.clone(),
             hosts: self.ledger.hosts.keys().map(|name| self.host(name)).collect(),
             undertakings: self.undertakings(),
             holds: self.holds(None),

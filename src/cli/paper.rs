@@ -77,24 +77,8 @@ fn tame(json: &str) -> String {
     text
 }
 
-/// The text with every control character and direction mark spelled out.
-pub fn plain(text: &str) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            c if unruly(c) => safe.extend(c.escape_unicode()),
-            c => safe.push(c),
-        }
-    }
-    safe
-}
-
-/// Moves the cursor, rings, colours, or turns the line around.
-fn unruly(c: char) -> bool {
-    let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}');
-    let parts = matches!(c, '\u{2028}' | '\u{2029}' | '\u{2066}'..='\u{2069}');
-    c.is_control() || turns || parts
-}
+pub use crate::status::plain;
+use crate::status::unruly;
 
 /// Whether a person watches standard output.
 pub fn terminal() -> bool {

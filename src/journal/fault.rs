@@ -27,6 +27,8 @@ pub enum Fault {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error("{place} was moved or deleted while it was in use")]
+    Gone { place: String },
     #[error("{place} is damaged: {why}")]
     Damaged { place: String, why: String },
     #[error("the journal {place} cannot be used")]
@@ -83,16 +85,17 @@ impl Fault {
             Fault::Foreign { place } => {
                 format!("set `state:` in spot.yaml to another folder, or move {place} away")
             }
-            Fault::Full { .. } => "free some space; spot goes on by itself".into(),
+            Fault::Gone { .. } => "put it back, or restart spot: it then begins a new journal".into(),
+            Fault::Full { .. } => "free some space; a running spot goes on by itself".into(),
             Fault::ReadOnly { .. } => {
-                "make the state folder writable for spot's user; spot goes on by itself".into()
+                "make the state folder writable for spot's user; a running spot then goes on by itself".into()
             }
             Fault::Damaged { place, .. } => format!(
                 "stop spot, move {place} with its -wal and -shm files away and start it again: \
                  it then begins a new journal and learns anew what it sees"
             ),
             Fault::Unusable { .. } => {
-                "look at the disk (journalctl -k); spot goes on by itself when it can write".into()
+                "look at the disk (journalctl -k); a running spot goes on by itself when it can write".into()
             }
         }
     }

@@ -143,7 +143,7 @@ fn a_full_disk_is_said_and_nothing_is_half_written() {
     let many: Vec<Entry> = (0..200).map(|n| lease(&format!("host{n}"))).collect();
     let fault = books.note(now(1), &many).unwrap_err();
     assert!(matches!(fault, Fault::Full { .. }), "{fault:?}");
-    assert_eq!(fault.remedy(), "free some space; spot goes on by itself");
+    assert_eq!(fault.remedy(), "free some space; a running spot goes on by itself");
     assert_eq!(*books.ledger(), before);
     // Space is there again: the next note reads the books anew and goes on.
     limit(&books, pages + 1000);
@@ -299,4 +299,16 @@ fn a_power_cut_at_any_place_leaves_a_prefix_of_what_was_noted() {
         seen.insert(left.len());
     }
     assert_eq!(seen.into_iter().collect::<Vec<_>>(), lengths, "every prefix was tried");
+}
+
+#[test]
+fn a_journal_that_is_moved_away_under_us_takes_nothing_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("journal.db");
+    let mut books = Journal::open(&path, "home", "host1").unwrap();
+    assert!(books.refresh().is_ok());
+    std::fs::rename(&path, folder.path().join("elsewhere.db")).unwrap();
+    assert!(matches!(books.refresh(), Err(Fault::Gone { .. })));
+    std::fs::write(&path, "").unwrap();
+    assert!(matches!(books.refresh(), Err(Fault::Gone { .. })), "another file of that name");
 }
