@@ -12,7 +12,7 @@ use super::placement::{
     Misfit, Passage, Promised, allowed, eligible, facts, fits, passage, paused, rule,
 };
 use super::{Plan, Scene};
-use crate::cluster::{GuestKind, GuestSeen, HostName, Question, RunState, Vmid};
+use crate::cluster::{GuestFacts, GuestKind, GuestSeen, HostName, Question, RunState, Vmid};
 use crate::policy::{GuestRule, OrElse, Otherwise};
 use crate::request::{Migration, Move, Request};
 
@@ -302,31 +302,60 @@ fn put_away(
     stays: Stays,
 ) -> Fate {
     let Some(rule) = rule else { return Fate::Stay(stays) };
-    let shut_down = || match &guest.ha {
-        Some(_) => Fate::Stay(Stays::Ha),
-        None => Fate::ShutDown,
+    let known = match rule.otherwise {
+        Otherwise::Hibernate { .. } => facts(scene, plan, vmid),
+        Otherwise::Migrate | Otherwise::KeepAwake | Otherwise::ShutDown => None,
     };
-    match rule.otherwise {
-        Otherwise::Migrate => Fate::Stay(stays),
-        Otherwise::KeepAwake => Fate::Stay(match stays {
-            Stays::NowhereToGo { .. } => Stays::KeepAwake,
-            Stays::Pinned
-            | Stays::KeepAwake
-            | Stays::NoRestart
-            | Stays::Local { .. }
-            | Stays::State { .. }
-            | Stays::Ha => stays,
+    match instead(rule.otherwise, guest, known) {
+        None => Fate::Wait,
+        Some(Instead::Hibernate) => Fate::Hibernate,
+        Some(Instead::ShutDown) => Fate::ShutDown,
+        Some(Instead::Ha) => Fate::Stay(Stays::Ha),
+        Some(Instead::Stay) => Fate::Stay(match (stays, rule.otherwise) {
+            (Stays::NowhereToGo { .. }, Otherwise::KeepAwake) => Stays::KeepAwake,
+            (
+                stays,
+                Otherwise::Migrate
+                | Otherwise::KeepAwake
+                | Otherwise::ShutDown
+                | Otherwise::Hibernate { .. },
+            ) => stays,
         }),
-        Otherwise::ShutDown => shut_down(),
+    }
+}
+
+/// What happens to a guest that cannot move.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Instead {
+    Hibernate,
+    ShutDown,
+    /// It keeps its host awake.
+    Stay,
+    /// So it does, because the HA manager would start it again.
+    Ha,
+}
+
+/// What `otherwise` comes to for a guest; `None` while its configuration would decide that and is
+/// not known.
+pub fn instead(
+    otherwise: Otherwise,
+    guest: &GuestSeen,
+    facts: Option<&GuestFacts>,
+) -> Option<Instead> {
+    let shut_down = if guest.ha.is_some() { Instead::Ha } else { Instead::ShutDown };
+    Some(match otherwise {
+        Otherwise::Migrate | Otherwise::KeepAwake => Instead::Stay,
+        Otherwise::ShutDown => shut_down,
         Otherwise::Hibernate { or } => {
-            let Some(facts) = facts(scene, plan, vmid) else { return Fate::Wait };
-            let hibernates =
-                guest.kind == GuestKind::Vm && guest.ha.is_none() && facts.local_devices.is_empty();
+            let free = facts?.local_devices.is_empty();
+            let hibernates = guest.kind == GuestKind::Vm && guest.ha.is_none() && free;
             match (hibernates, or) {
-                (true, OrElse::Migrate | OrElse::ShutDown | OrElse::KeepAwake) => Fate::Hibernate,
-                (false, OrElse::ShutDown) => shut_down(),
-                (false, OrElse::Migrate | OrElse::KeepAwake) => Fate::Stay(stays),
+                (true, OrElse::Migrate | OrElse::ShutDown | OrElse::KeepAwake) => {
+                    Instead::Hibernate
+                }
+                (false, OrElse::ShutDown) => shut_down,
+                (false, OrElse::Migrate | OrElse::KeepAwake) => Instead::Stay,
             }
         }
-    }
+    })
 }

@@ -269,6 +269,13 @@ pub enum Passage {
     Unknown,
 }
 
+const NO_RESTART: &str = "it is a container, and no rule lets it move by a restart";
+
+/// A container moves by a restart, which its owner must have allowed.
+fn bound_to_run(kind: GuestKind, rule: Option<&GuestRule>) -> bool {
+    kind == GuestKind::Ct && !rule.is_some_and(|rule| rule.restart)
+}
+
 /// How a running guest can leave its host, by its own configuration and its owner's rule.
 pub fn passage(
     scene: &Scene<'_>,
@@ -277,11 +284,21 @@ pub fn passage(
     guest: &GuestSeen,
     rule: Option<&GuestRule>,
 ) -> Passage {
-    let restart = rule.is_some_and(|rule| rule.restart);
-    if guest.kind == GuestKind::Ct && !restart {
-        return Passage::Closed("it is a container, and no rule lets it move by a restart".into());
+    if bound_to_run(guest.kind, rule) {
+        // No answer would change that, so none is asked for.
+        return Passage::Closed(NO_RESTART.into());
     }
-    let Some(facts) = facts(scene, plan, vmid) else { return Passage::Unknown };
+    match facts(scene, plan, vmid) {
+        Some(facts) => way(guest.kind, facts, rule),
+        None => Passage::Unknown,
+    }
+}
+
+/// The same once its configuration is known, which is all that `spot check --live` knows.
+pub fn way(kind: GuestKind, facts: &GuestFacts, rule: Option<&GuestRule>) -> Passage {
+    if bound_to_run(kind, rule) {
+        return Passage::Closed(NO_RESTART.into());
+    }
     if let Some(device) = facts.local_devices.first() {
         return Passage::Closed(format!("it uses {device} of its host"));
     }
@@ -293,7 +310,7 @@ pub fn passage(
             return Passage::Closed(format!("its disk {disk} lies on its host"));
         }
     };
-    let how = match guest.kind {
+    let how = match kind {
         GuestKind::Vm => Migration::Live,
         GuestKind::Ct => Migration::Restart,
     };
