@@ -20,6 +20,7 @@ mod pretend;
 mod progress;
 mod quorum;
 mod run;
+mod schema;
 mod show;
 mod typed;
 
@@ -72,6 +73,8 @@ pub enum Command {
     },
     /// Write the manual page to standard output
     Man,
+    /// Write the JSON Schema of policy files to standard output, for editors
+    Schema,
 }
 
 /// The commands that need `spot.yaml`, for they reach the service, its journal or the cluster.
@@ -216,6 +219,9 @@ pub struct CheckArgs {
     pub path: Option<PathBuf>,
     #[arg(long, value_enum, default_value = "human")]
     pub format: check::Format,
+    /// Also ask the cluster of spot.yaml: names, addresses, votes, guests that no rule matches
+    #[arg(long)]
+    pub live: bool,
 }
 
 #[derive(Debug, Args)]
@@ -317,7 +323,7 @@ fn now() -> Timestamp {
 
 fn perform(cli: &Cli) -> anyhow::Result<Exit> {
     match &cli.command {
-        Command::Check(args) => check::check(&cli.config, args),
+        Command::Check(args) => in_time(check::check(&cli.config, args)),
         Command::Agenda(args) => agenda::agenda(&cli.config, args),
         Command::Demo(args) => in_time(demo::demo(args)),
         Command::Pretend(args) => in_time(pretend::pretend(args)),
@@ -333,6 +339,7 @@ fn perform(cli: &Cli) -> anyhow::Result<Exit> {
             paper::raw(&text)?;
             Ok(Exit::Yes)
         }
+        Command::Schema => schema::schema(),
         Command::Reaching(command) => in_time(reach(cli, command)),
     }
 }

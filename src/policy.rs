@@ -6,15 +6,20 @@
 //!
 //! **Does not know:** what is running now, or how any host is reached.
 
+pub mod backups;
 pub mod calendar;
 mod carets;
+#[cfg(test)]
+mod cases;
 pub mod crontab;
 mod guests;
 mod hosts;
 mod reader;
 mod rules;
 pub mod scalars;
+pub mod schema;
 pub mod text;
+pub mod votes;
 mod yaml;
 
 use std::cmp::Reverse;

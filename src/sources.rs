@@ -228,7 +228,7 @@ impl Source {
     fn tell(&mut self, folder: &Folder) -> News {
         self.told = Some(folder.digest.clone());
         self.pending = None;
-        let Reading { policy, faults } = folder.read();
+        let Reading { policy, faults, .. } = folder.read();
         match policy {
             Some(policy) => News::Valid {
                 policy: Box::new(policy),

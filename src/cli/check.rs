@@ -1,15 +1,22 @@
-//! `spot check`: every fault of the policies, at once, for people, scripts and CI.
+//! `spot check`: every fault of the policies, at once, for people, scripts and CI; with `--live`
+//! also what only the cluster itself can tell.
 //!
 //! **Does not know:** what makes a policy right.
 
+mod cluster;
+pub mod zones;
+
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use serde::Serialize;
 
-use super::{CheckArgs, Exit, paper};
+use super::paper::{Sheet, plain};
+use super::{CheckArgs, Exit, live, paper};
 use crate::policy::Policy;
 use crate::policy::text::{self, Fault, PolicyFile, Severity};
 use crate::sources;
+use cluster::Survey;
 
 /// Where policies lie when neither the command line nor `spot.yaml` says so: a checkout of the
 /// owner's repository, which is where pre-commit hooks and CI run.
@@ -19,6 +26,8 @@ const HERE: &str = "policies";
 pub enum Format {
     Human,
     Json,
+    /// Annotations of GitHub Actions, one a line
+    Github,
 }
 
 #[derive(Serialize)]
@@ -26,6 +35,9 @@ struct Document<'a> {
     version: u32,
     files: Vec<&'a str>,
     faults: Vec<FaultShape<'a>>,
+    /// Only with `--live`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    live: Option<&'a Survey>,
 }
 
 #[derive(Serialize)]
@@ -39,18 +51,37 @@ struct FaultShape<'a> {
     help: &'a str,
 }
 
-pub fn check(config: &Path, args: &CheckArgs) -> anyhow::Result<Exit> {
+pub async fn check(config: &Path, args: &CheckArgs) -> anyhow::Result<Exit> {
     let path = place(config, args.path.as_deref())?;
     let folder = sources::read_folder(&path);
-    let faults = folder.read().faults;
+    let reading = folder.read();
+    let mut faults = reading.faults;
+    faults.extend(zones::differences(&reading.marks, super::now()));
+    let survey = match (&reading.policy, args.live) {
+        (Some(policy), true) => {
+            let config = live::config(config).context("--live asks the cluster of spot.yaml")?;
+            let survey = cluster::ask(&config, policy).await?;
+            faults.extend(survey.faults(policy, &reading.marks));
+            Some(survey)
+        }
+        // What is not valid has nothing to compare with the cluster.
+        (None, true | false) | (Some(_), false) => None,
+    };
     let errors = faults.iter().filter(|fault| fault.severity == Severity::Error).count();
     match args.format {
         Format::Json => paper::json(&Document {
             version: 1,
             files: folder.files.iter().map(|file| file.name.as_str()).collect(),
             faults: faults.iter().map(shape).collect(),
+            live: survey.as_ref(),
         })?,
-        Format::Human => say(&path, &folder.files, &faults, errors)?,
+        Format::Github => paper::raw(annotations(&faults).as_bytes())?,
+        Format::Human => {
+            if let Some(survey) = &survey {
+                paper::raw(survey.draw(&Sheet::stdout(super::now())).as_bytes())?;
+            }
+            say(&path, &folder.files, &faults, errors)?;
+        }
     }
     Ok(if errors == 0 { Exit::Yes } else { Exit::No })
 }
@@ -60,7 +91,7 @@ pub fn valid(path: &Path) -> anyhow::Result<Policy> {
     let reading = sources::read_folder(path).read();
     let Some(policy) = reading.policy else {
         let mut errors = reading.faults.iter().filter(|fault| fault.severity == Severity::Error);
-        let place = paper::plain(&path.display().to_string());
+        let place = plain(&path.display().to_string());
         let Some(Fault { file, line, message, .. }) = errors.next() else {
             anyhow::bail!("the policies in {place} are not valid; see spot check {place}");
         };
@@ -79,7 +110,7 @@ pub fn place(config: &Path, named: Option<&Path>) -> anyhow::Result<PathBuf> {
         return Ok(path.to_owned());
     }
     if config.exists() {
-        return Ok(super::live::config(config)?.policies);
+        return Ok(live::config(config)?.policies);
     }
     match Path::new(HERE).exists() {
         true => Ok(HERE.into()),
@@ -102,22 +133,72 @@ fn say(path: &Path, files: &[PolicyFile], faults: &[Fault], errors: usize) -> an
             1 => "1 file".to_owned(),
             many => format!("{many} files"),
         };
-        paper::line(&format!("{}: {many}, valid", paper::plain(&path.display().to_string())))?;
+        paper::line(&format!("{}: {many}, valid", plain(&path.display().to_string())))?;
     }
     Ok(())
 }
 
 fn shape(fault: &Fault) -> FaultShape<'_> {
     FaultShape {
-        severity: match fault.severity {
-            Severity::Error => "error",
-            Severity::Warning => "warning",
-        },
+        severity: word(fault.severity),
         file: &fault.file,
         line: fault.line,
         column: fault.column,
         path: &fault.path,
         message: &fault.message,
         help: &fault.help,
+    }
+}
+
+fn word(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+    }
+}
+
+/// One workflow command of GitHub Actions for each fault, which shows it beside its line.
+fn annotations(faults: &[Fault]) -> String {
+    // The runner takes `::` and line breaks for its own; these are its escapes.
+    let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
+    let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
+    let line = |fault: &Fault| {
+        let said = match fault.help.as_str() {
+            "" => fault.message.clone(),
+            help => format!("{}; {help}", fault.message),
+        };
+        let title = if fault.path.is_empty() { "spot check" } else { &fault.path };
+        format!(
+            "::{} file={},line={},col={},title={}::{}\n",
+            word(fault.severity),
+            property(&fault.file),
+            fault.line,
+            fault.column,
+            property(&plain(title)),
+            data(&plain(&said))
+        )
+    };
+    faults.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_annotation_stands_on_one_line_whatever_it_says() {
+        let fault = Fault {
+            line: 7,
+            column: 13,
+            path: "policies[0].name, or so".into(),
+            ..Fault::of_file("a,b.yaml", "100 % wrong::\nreally", "mend it")
+        };
+        let warning = Fault { severity: Severity::Warning, ..Fault::of_file("a.yaml", "odd", "") };
+        assert_eq!(
+            annotations(&[fault, warning]),
+            "::error file=a%2Cb.yaml,line=7,col=13,title=policies[0].name%2C or so\
+             ::100 %25 wrong::\\u{a}really; mend it\n\
+             ::warning file=a.yaml,line=1,col=1,title=spot check::odd\n"
+        );
     }
 }

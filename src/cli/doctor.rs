@@ -17,8 +17,9 @@ use crate::cluster::{Answer, ClockState, HostName, Observation, Permissions, Que
 use crate::config::Config;
 use crate::gate::{Here, Mode};
 use crate::journal::Journal;
-use crate::policy::Policy;
+use crate::policy::{Policy, calendar};
 use crate::site::{RealClock, Site};
+use crate::sources;
 
 /// Doors that have not answered by then are shut.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(12);
@@ -80,6 +81,7 @@ pub async fn doctor(config: &Config, form: Look) -> anyhow::Result<Exit> {
     findings.well("config", "spot.yaml can be read and has no fault");
     mode(config, &mut findings);
     let policy = policies(config, &mut findings);
+    zones(config, &mut findings);
     journal(config, &mut findings).await;
     clock(config, &mut findings).await;
     here(config, &mut findings);
@@ -114,6 +116,20 @@ fn policies(config: &Config, findings: &mut Findings) -> Option<Policy> {
             findings.ill("policies", format!("{error:#}"), "spot check shows every fault");
             None
         }
+    }
+}
+
+/// By which rules time zones are read, and where this machine knows others.
+fn zones(config: &Config, findings: &mut Findings) {
+    let marks = sources::read_folder(&config.policies).read().marks;
+    let differences = check::zones::differences(&marks, super::now());
+    if differences.is_empty() {
+        let edition = calendar::zone_rules();
+        let sentence = format!("time zones go by the rules bundled with spot, tzdata {edition}");
+        findings.well("zones", sentence);
+    }
+    for one in differences {
+        findings.remark("zones", one.message, one.help);
     }
 }
 

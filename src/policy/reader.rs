@@ -9,8 +9,10 @@
 use std::ops::Range;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
 use super::scalars::{self, ValueFault};
-use super::text::{Fault, Severity};
+use super::text::{Fault, Mark, Severity};
 use super::yaml::{Entry, Node, Value, brief};
 
 /// Faults reported of one file; beyond that nobody reads on.
@@ -108,13 +110,16 @@ pub(crate) struct Reader<'f> {
     mark: usize,
     line_starts: Vec<usize>,
     pub faults: Vec<Fault>,
+    /// Every zone that was named, where it was.
+    pub zones: Vec<(TimeZone, Place)>,
 }
 
 impl<'f> Reader<'f> {
     pub fn new(file: &'f str, whole: &'f str) -> Reader<'f> {
         let text = whole.strip_prefix('\u{feff}').unwrap_or(whole);
         let line_starts = line_starts(text);
-        Reader { file, text, mark: whole.len() - text.len(), line_starts, faults: Vec::new() }
+        let mark = whole.len() - text.len();
+        Reader { file, text, mark, line_starts, faults: Vec::new(), zones: Vec::new() }
     }
 
     pub fn file(&self) -> &'f str {
@@ -153,10 +158,6 @@ impl<'f> Reader<'f> {
         if self.full() {
             return;
         }
-        let (line, column) = self.line_and_column(at.span.start);
-        // What runs over several lines is shown by its first.
-        let end = self.line_starts.get(line).map_or(self.text.len(), |next| *next);
-        let end = at.span.end.min(at.span.start.max(self.text[..end].trim_end().len()));
         let (message, help) = if self.faults.len() == MOST_FAULTS {
             // The last one says that there are more, and refuses the file whatever the rest is.
             ("more faults than are shown".to_owned(), "mend those above first".to_owned())
@@ -164,16 +165,17 @@ impl<'f> Reader<'f> {
             (message, help)
         };
         let severity = if self.faults.len() == MOST_FAULTS { Severity::Error } else { severity };
-        self.faults.push(Fault {
-            severity,
-            file: self.file.to_owned(),
-            line,
-            column,
-            path: at.path.clone(),
-            message,
-            help,
-            span: at.span.start + self.mark..end + self.mark,
-        });
+        self.faults.push(self.mark(at).fault(severity, message, help));
+    }
+
+    /// A place as it is told outside.
+    pub fn mark(&self, at: &Place) -> Mark {
+        let (line, column) = self.line_and_column(at.span.start);
+        // What runs over several lines is shown by its first.
+        let end = self.line_starts.get(line).map_or(self.text.len(), |next| *next);
+        let end = at.span.end.min(at.span.start.max(self.text[..end].trim_end().len()));
+        let span = at.span.start + self.mark..end + self.mark;
+        Mark { file: self.file.to_owned(), line, column, path: at.path.clone(), span }
     }
 
     /// Counted from 1, in characters.

@@ -51,7 +51,7 @@ impl Frame {
 }
 
 pub(crate) fn zone(reader: &mut Reader<'_>, at: &At<'_>) -> Option<TimeZone> {
-    reader.value(at, "write an IANA name such as Europe/Berlin", |name| {
+    let zone = reader.value(at, "write an IANA name such as Europe/Berlin", |name| {
         calendar::zone(name).ok_or_else(|| {
             let names = calendar::zone_names();
             let help = match nearest(name, names.iter().map(String::as_str)) {
@@ -60,7 +60,9 @@ pub(crate) fn zone(reader: &mut Reader<'_>, at: &At<'_>) -> Option<TimeZone> {
             };
             ValueFault { message: format!("`{}` is not a time zone", brief(name)), help }
         })
-    })
+    })?;
+    reader.zones.push((zone.clone(), at.place()));
+    Some(zone)
 }
 
 /// A rule as one file describes it, with the places that later checks point at.
@@ -238,11 +240,11 @@ fn window(
     match Window::new(spec) {
         Ok(window) => {
             if window.overlaps_itself() {
-                reader.warning(
-                    &at.place(),
-                    "this window opens again before it has closed, so openings are joined",
-                    "shorten it, or let it open less often",
-                );
+                let message = match window.never_closes() {
+                    true => "this window is longer than its period, so it never closes",
+                    false => "this window opens again before it has closed, so openings are joined",
+                };
+                reader.warning(&at.place(), message, "shorten it, or let it open less often");
             }
             Some(window)
         }

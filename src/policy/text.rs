@@ -10,8 +10,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
-use super::calendar::Window;
+use super::calendar::{Window, judged_from};
 use super::guests::{self, GuestDraft};
 use super::hosts::{self, HostDraft};
 use super::reader::{At, Place, Reader, nearest};
@@ -73,11 +74,55 @@ impl Fault {
     }
 }
 
+/// A place in a file, for whoever finds a fault that only shows outside the files: a zone the
+/// system knows otherwise, a host the cluster does not have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mark {
+    pub file: String,
+    pub line: usize,
+    pub column: usize,
+    pub path: String,
+    pub span: std::ops::Range<usize>,
+}
+
+impl Mark {
+    pub fn fault(
+        &self,
+        severity: Severity,
+        message: impl Into<String>,
+        help: impl Into<String>,
+    ) -> Fault {
+        let Mark { file, line, column, path, span } = self.clone();
+        let (message, help) = (message.into(), help.into());
+        Fault { severity, file, line, column, path, message, help, span }
+    }
+
+    pub fn error(&self, message: impl Into<String>, help: impl Into<String>) -> Fault {
+        self.fault(Severity::Error, message, help)
+    }
+
+    pub fn warning(&self, message: impl Into<String>, help: impl Into<String>) -> Fault {
+        self.fault(Severity::Warning, message, help)
+    }
+}
+
+/// Where in the files things stand.
+#[derive(Clone, Debug, Default)]
+pub struct Marks {
+    pub hosts: BTreeMap<HostName, Mark>,
+    /// In the order of the policy's guest rules.
+    pub guests: Vec<Mark>,
+    /// By the policy's name.
+    pub rules: BTreeMap<String, Mark>,
+    pub zones: Vec<(TimeZone, Mark)>,
+}
+
 /// What reading gave: a policy if nothing was an error, and every fault either way.
 #[derive(Debug)]
 pub struct Reading {
     pub policy: Option<Policy>,
     pub faults: Vec<Fault>,
+    pub marks: Marks,
 }
 
 impl Reading {
@@ -99,6 +144,7 @@ pub fn read_despite(files: &[PolicyFile], missing: &[Fault]) -> Reading {
     files.sort_by(|one, other| one.name.cmp(&other.name));
     let mut pages: Vec<Page<'_>> = files.iter().map(|file| Page::read(file)).collect();
     let policy = together(&mut pages, !missing.is_empty());
+    let marks = marks(&pages);
     let mut faults: Vec<Fault> = missing.to_vec();
     if pages.is_empty() && missing.is_empty() {
         faults.push(Fault::of_file(
@@ -113,7 +159,24 @@ pub fn read_despite(files: &[PolicyFile], missing: &[Fault]) -> Reading {
         faults.extend(found);
     }
     let refused = faults.iter().any(|fault| fault.severity == Severity::Error);
-    Reading { policy: policy.filter(|_| !refused), faults }
+    Reading { policy: policy.filter(|_| !refused), faults, marks }
+}
+
+fn marks(pages: &[Page<'_>]) -> Marks {
+    let mut marks = Marks::default();
+    for Page { reader, draft, .. } in pages {
+        for host in &draft.hosts {
+            marks.hosts.entry(host.name.clone()).or_insert_with(|| reader.mark(&host.place));
+        }
+        marks.guests.extend(draft.guests.iter().map(|guest| reader.mark(&guest.place)));
+        for rule in &draft.rules {
+            let mark = || reader.mark(&rule.name_place);
+            marks.rules.entry(rule.rule.name.clone()).or_insert_with(mark);
+        }
+        let zones = reader.zones.iter().map(|(zone, place)| (zone.clone(), reader.mark(place)));
+        marks.zones.extend(zones);
+    }
+    marks
 }
 
 /// The policy of one text that is known to be right.
@@ -122,7 +185,7 @@ pub fn read_despite(files: &[PolicyFile], missing: &[Fault]) -> Reading {
 #[doc(hidden)]
 pub fn must_read(text: &str) -> Policy {
     let files = [PolicyFile { name: "policy.yaml".into(), text: text.into() }];
-    let Reading { policy, faults } = read(&files);
+    let Reading { policy, faults, .. } = read(&files);
     policy.unwrap_or_else(|| panic!("{}", render(&faults, &files)))
 }
 
@@ -367,7 +430,7 @@ fn quiet_leaves_windows(pages: &mut [Page<'_>], hosts: &BTreeMap<HostName, Host>
     const OPENINGS: usize = 60;
     /// Pairs of a host and a window looked at; each costs up to 60 openings.
     const PAIRS: usize = 1_000;
-    let begin = Timestamp::from_second(1_830_297_600).expect("the first day of 2028");
+    let begin = judged_from();
     let swallowed = |window: &Window, host: &Host| {
         let mut now = begin;
         for _ in 0..OPENINGS {
@@ -453,6 +516,7 @@ fn once<T: Clone>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::cases::{DOUBTFUL, EVERY_KEY, SOUND, WRONG};
     use crate::policy::{Ahead, Inhibitor, OrElse, Otherwise, Reserve, Serves};
     use std::time::Duration;
 
@@ -472,22 +536,11 @@ mod tests {
         reading.faults.iter().map(line).collect()
     }
 
-    /// A sound policy, to which one thing is added or in which one is changed.
-    const SOUND: &str = r#"timezone: Europe/Berlin
-hosts:
-  host1: { tier: low }
-  host3: { tier: high, mac: "a8:a1:59:00:00:03" }
-policies:
-  - name: work
-    hosts: [host3]
-    run: [{ from: "0 8 * * Mon-Fri", for: 10h }]
-"#;
-
     #[test]
     fn the_reference_home_is_read_without_a_fault() {
         let text = include_str!("../../policies/homelab.yaml");
         let files = [file("policies/homelab.yaml", text)];
-        let Reading { policy, faults } = read(&files);
+        let Reading { policy, faults, .. } = read(&files);
         assert_eq!(render(&faults, &files), "");
         let policy = policy.unwrap();
         let host3 = policy.host(&"host3".into()).unwrap();
@@ -513,55 +566,8 @@ policies:
 
     #[test]
     fn every_key_of_the_language_is_read() {
-        let text = r#"
-timezone: Europe/Berlin
-hosts:
-  host1: { tier: low }
-  host2:
-    tier: medium
-    mac: ["a8:a1:59:00:00:02", A8-A1-59-00-00-12]
-    serves: [{ storage: pbs, busy_when: backups }, { qnetd: true }]
-  host3:
-    node: pve3
-    tier: high
-    mac: a8:a1:59:00:00:03
-    wake:
-      broadcast: 192.168.1.255
-      interface: vmbr0
-      password: { credential: wol-host3 }
-      relay: host1
-      proven: true
-    boot_within: 6m
-    min_on: 30m
-    min_off: 0s
-    lease: 4h30m
-    quiet: [{ from: "0 22 * * *", to: "0 7 * * *" }]
-    busy_while: [ssh-sessions]
-    enforce: true
-    ahead: 10m
-    reserve: 2 GiB
-    inhibit: { backups: false, tasks: true }
-    watts: { off: 2, idle: 48.5, busy: 210 }
-guests:
-  - match: { vmid: 101, name: "web-*", tag: a, pool: p, type: vm }
-    prefer: host2
-    otherwise: migrate
-    local_disks: move
-    apart: web
-policies:
-  - name: nightly-backup
-    hosts: host2
-    for_backups: { storage: pbs, before: 10m }
-  - name: elsewhere
-    hosts: [host3]
-    timezone: America/New_York
-    run: [{ from: "0 0 8 * * 1-5", for: 8h }]
-    except: ["2026-12-24..2027-01-02", "05-01"]
-quorum: { spare: 1, evidence: configured, rescue: tell }
-migrations: { per_host: 2, bandwidth: 110 MiB/s }
-"#;
-        let files = [file("a.yaml", text)];
-        let Reading { policy, faults } = read(&files);
+        let files = [file("a.yaml", EVERY_KEY)];
+        let Reading { policy, faults, .. } = read(&files);
         let policy = policy.unwrap_or_else(|| panic!("{}", render(&faults, &files)));
         assert!(faults.iter().all(|fault| fault.message.contains("not acted on yet")));
         assert_eq!(faults.len(), 5, "{}", render(&faults, &files));
@@ -594,103 +600,6 @@ migrations: { per_host: 2, bandwidth: 110 MiB/s }
         assert_eq!(policy.migrations().bandwidth, None);
     }
 
-    /// Replaced text, replacement, what the one error must say, and the text it must point at.
-    const WRONG: &[(&str, &str, &str, &str)] = &[
-        ("tier: high", "teir: high", "did you mean `tier`?", "teir"),
-        ("tier: high", "tier: hihg", "did you mean `high`?", "hihg"),
-        ("tier: high, mac", "mac", "the key `tier` is missing", "host3"),
-        ("[host3]", "[hots3]", "did you mean `host3`?", "hots3"),
-        ("[host3]", "[host1]", "always on and can have no window", "host1"),
-        ("[host3]", "[]", "no host is named", "[]"),
-        ("a8:a1:59:00:00:03", "a8:a1:59:00:00", "six pairs", "\"a8:a1:59:00:00\""),
-        ("a8:a1:59:00:00:03", "01:00:5e:00:00:01", "multicast", "\"01:00:5e:00:00:01\""),
-        ("a8:a1:59:00:00:03", "00:00:00:00:00:00", "all zeroes", "\"00:00:00:00:00:00\""),
-        ("\"0 8 * * Mon-Fri\"", "\"0 8 30 2 *\"", "never happens", "\"0 8 30 2 *\""),
-        ("\"0 8 * * Mon-Fri\"", "\"0 8 13 * Fri\"", "both the day", "\"0 8 13 * Fri\""),
-        ("\"0 8 * * Mon-Fri\"", "\"0 25 * * *\"", "does not fit", "\"0 25 * * *\""),
-        ("\"0 8 * * Mon-Fri\"", "* * * * *", "in quotes", "* * * * *"),
-        ("for: 10h", "to: \"0 8 * * 1-5\"", "close when it opens", "\"0 8 * * 1-5\""),
-        ("for: 10h", "for: -10h", "negative", "-10h"),
-        ("for: 10h", "for: 0s", "no time at all", "0s"),
-        ("for: 10h", "for: 10", "no unit", "10"),
-        ("for: 10h", "for: 99999999999w", "too long", "99999999999w"),
-        ("for: 10h", "for: 400d", "at most 366 days", "400d"),
-        (", for: 10h", "", "how the window ends", "{ from: \"0 8 * * Mon-Fri\" }"),
-        ("for: 10h", "for: 10h, to: \"0 9 * * *\"", "not both", "to"),
-        ("for: 10h", "for: 10h, until: 2h", "unknown key `until`", "until"),
-        ("Europe/Berlin", "Europe/Berln", "did you mean `Europe/Berlin`?", "Europe/Berln"),
-        ("    run:", "    when: price < 10\n    run:", "conditions on signals", "when"),
-        ("  - name: work\n    hosts", "  - hosts", "`name` is missing", "hosts: [host3]"),
-        ("    run: [{ from: \"0 8 * * Mon-Fri\", for: 10h }]\n", "", "not said when", "name: work"),
-        ("policies:", "policys:", "did you mean `policies`?", "policys"),
-        ("low }", "low, mac: [] }", "empty list", "[]"),
-        ("low }", "low, wake: { password: secret } }", "may not stand in a policy", "secret"),
-        ("low }", "low, wake: { relay: host1 } }", "cannot wake itself", "host1"),
-        ("low }", "low, wake: { broadcast: 192.168.1.256 } }", "not an IPv4", "192.168.1.256"),
-        ("low }", "low, watts: { off: 2, idle: 1, busy: 9 } }", "less when idle", "1"),
-        ("low }", "low, enforce: yes }", "neither true nor false", "yes"),
-        ("low }", "low, lease: }", "has no value", "lease"),
-        ("low }", "low, node: host3 }", "node `host3` already", "host3"),
-        ("low }", "low, mac: a8:a1:59:00:00:03 }", "host1's already", "\"a8:a1:59:00:00:03\""),
-        ("host1:", "host 1:", "cannot be the name", "host 1"),
-        ("host1: { tier: low }", "host1:", "nothing is said", "host1"),
-        ("host1: { tier: low }", "host1: low", "a mapping is wanted", "low"),
-        ("host1: { tier: low }", "host1: { tier: low, tier: low }", "twice", "tier"),
-        ("hosts: [host3]", "hosts: [host3]\n    except: [2026-02-30]", "not a date", "2026-02-30"),
-        (
-            "hosts: [host3]",
-            "hosts: [host3]\n    except: [01-01..12-31]",
-            "no date",
-            "{ from: \"0 8 * * Mon-Fri\", for: 10h }",
-        ),
-        ("policies:", "quorum: { spare: -1 }\npolicies:", "whole number", "-1"),
-        (
-            "policies:",
-            "quorum: { evidence: runtme }\npolicies:",
-            "did you mean `runtime`?",
-            "runtme",
-        ),
-        ("policies:", "migrations: { bandwidth: fast }\npolicies:", "not a bandwidth", "fast"),
-        (
-            "policies:",
-            "guests: [{ prefer: [host3] }]\npolicies:",
-            "`match` is missing",
-            "{ prefer: [host3] }",
-        ),
-        ("policies:", "guests: [{ match: {} }]\npolicies:", "nothing in particular", "{}"),
-        ("policies:", "guests: [{ match: { vmid: 99 } }]\npolicies:", "from 100", "99"),
-        (
-            "policies:",
-            "guests: [{ match: { any: true }, prefer: [host4] }]\npolicies:",
-            "did you mean",
-            "host4",
-        ),
-        (
-            "policies:",
-            "guests: [{ match: { any: true }, otherwise: hibernate }]\npolicies:",
-            "needs an `else`",
-            "hibernate",
-        ),
-        (
-            "policies:",
-            "guests: [{ match: { any: true }, otherwise: { hibernate: {} } }]\npolicies:",
-            "`else` is missing",
-            "hibernate",
-        ),
-        (
-            "policies:",
-            "guests: [{ match: { any: true }, pinned: true, otherwise: migrate }]\npolicies:",
-            "never moved",
-            "migrate",
-        ),
-        (
-            "policies:",
-            "guests: { match: { any: true } }\npolicies:",
-            "a list is wanted",
-            "{ match: { any: true } }",
-        ),
-    ];
-
     #[test]
     fn one_mistake_is_one_error_under_its_own_text() {
         for (old, new, says, place) in WRONG {
@@ -706,36 +615,6 @@ migrations: { per_host: 2, bandwidth: 110 MiB/s }
             assert!(!fault.help.is_empty() && reading.policy.is_none());
         }
     }
-
-    /// As above, but the policy stands.
-    const DOUBTFUL: &[(&str, &str, &str)] = &[
-        (", mac: \"a8:a1:59:00:00:03\"", "", "can never be woken"),
-        ("timezone: Europe/Berlin\n", "", "read as UTC"),
-        ("for: 10h", "for: 30h", "opens again before it has closed"),
-        ("[host3]", "[host3, host3]", "stands here twice"),
-        (
-            "tier: high",
-            "tier: high, quiet: [{ from: \"0 6 * * *\", for: 14h }]",
-            "is quiet whenever",
-        ),
-        ("tier: high", "tier: high, busy_while: [ssh]", "not acted on yet"),
-        (
-            "policies:",
-            "guests: [{match: {type: ct}, otherwise: {hibernate: {else: migrate}}}]\npolicies:",
-            "cannot hibernate containers",
-        ),
-        (
-            "policies:",
-            "guests: [{ match: { any: true } }, { match: { tag: a } }]\npolicies:",
-            "takes every guest",
-        ),
-        (
-            "policies:",
-            "guests: [{ match: { any: true }, pinned: true, prefer: [host3] }]\npolicies:",
-            "no effect",
-        ),
-        ("    hosts: [host3]\n", "    hosts: [host4]\n", "no policy ever wakes host3"),
-    ];
 
     #[test]
     fn a_doubt_is_a_warning_and_refuses_nothing() {

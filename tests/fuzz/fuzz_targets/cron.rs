@@ -1,0 +1,7 @@
+//! Fuzzes cron expressions.
+#![no_main]
+
+#[path = "../claims.rs"]
+mod claims;
+
+libfuzzer_sys::fuzz_target!(|text: &str| claims::cron(text));
