@@ -124,7 +124,8 @@ fn every_day_opens_once_in_every_zone() {
     let names: Vec<String> =
         if all { zone_names() } else { ZONES.iter().map(|name| (*name).to_owned()).collect() };
     // Most clocks change between midnight and four; the drawing walks through that and the day.
-    let given = std::env::var("SPOT_SEED").ok().map(|seed| seed.parse().expect("a number"));
+    let given = std::env::var_os("SPOT_SEED");
+    let given = given.map(|seed| seed.to_string_lossy().parse().expect("a number"));
     let seed = given.unwrap_or_else(|| fastrand::u64(..));
     let mut draw = fastrand::Rng::with_seed(seed);
     for name in names {
