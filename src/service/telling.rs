@@ -14,6 +14,10 @@ use crate::ledger::{Entry, HoldKey, Ledger};
 use crate::plan::Hold;
 use crate::request::Request;
 
+/// Holds whose sentence changes with every look while the matter stays the same: in an outage, each
+/// host fails to answer in one way now and in another then.
+const TOLD_ONCE: &[&str] = &["unseen"];
+
 /// What a gate's refusal is about: the host a request begins at, and its guest.
 fn about(request: &Request) -> (Option<HostName>, Option<Vmid>) {
     (request.hosts().first().map(|host| (*host).clone()), request.guest())
@@ -58,7 +62,8 @@ pub(super) fn changes(
     let mut entries = Vec::new();
     for (key, sentences) in &now {
         let sentence = sentences.iter().cloned().collect::<Vec<_>>().join("; ");
-        if ledger.held.get(key) == Some(&sentence) {
+        let told = ledger.held.get(key);
+        if told == Some(&sentence) || (told.is_some() && TOLD_ONCE.contains(&key.code.as_str())) {
             continue;
         }
         let HoldKey { code, host, guest } = key.clone();
