@@ -40,7 +40,7 @@ const SEEDS: u64 = 200;
 const STORM: Duration = Duration::from_secs(3 * 3600);
 /// … and after this much more everything must have come to rest: the last window closes within the
 /// hour, and what failed is tried again after growing pauses.
-const CALM: Duration = Duration::from_secs(5 * 1800);
+const CALM: Duration = Duration::from_secs(7 * 1800);
 const FAULTS_AT_MOST: usize = 12;
 const WISHES_AT_MOST: usize = 5;
 
