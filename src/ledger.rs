@@ -841,4 +841,24 @@ mod tests {
         let read: Ledger = serde_json::from_value(json).unwrap();
         assert_eq!(read, ledger);
     }
+
+    /// On a clock that runs, a question is asked a moment after the look began.
+    #[test]
+    fn votes_answered_in_the_turn_of_their_asking_are_remembered() {
+        use crate::cluster::{Answer, Moment, Observation, Question, Stamped};
+        let moment = |millis| Moment {
+            civil: at(0) + Duration::from_millis(millis),
+            monotonic: Duration::from_millis(millis),
+        };
+        let mut seen = Observation::blank(moment(0));
+        (seen.quorate, seen.config_version) = (Some(true), Some(4));
+        let answer = Ok(Answer::ConfiguredVotes([("host1".into(), 3)].into()));
+        let asked = moment(7);
+        seen.answers.insert(Question::ConfiguredVotes, Stamped { asked, answer });
+        let votes = notice(&Ledger::default(), &seen).into_iter().find_map(|entry| match entry {
+            Entry::VotesSeen { version, votes } => Some((version, votes.len())),
+            _ => None,
+        });
+        assert_eq!(votes, Some((4, 1)));
+    }
 }

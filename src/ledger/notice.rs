@@ -139,8 +139,7 @@ impl Changes<'_> {
     /// Votes for planning, read again after every change of corosync.conf.
     fn votes(&mut self) {
         let Some(version) = self.seen.config_version else { return };
-        let asked_now = |stamped: &&Stamped| stamped.asked.civil <= self.at;
-        let configured = self.seen.answers.get(&Question::ConfiguredVotes).filter(asked_now);
+        let configured = self.seen.answers.get(&Question::ConfiguredVotes);
         if let Some(Ok(Answer::ConfiguredVotes(votes))) = configured.map(|one| &one.answer) {
             let known = self.ledger.votes.as_ref();
             if known.is_none_or(|(at, known)| (*at, known) != (version, votes)) {
