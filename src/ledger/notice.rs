@@ -15,8 +15,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{Entry, Leaving, Ledger, Parked, Presence};
 use crate::cluster::{
-    Answer, ClockState, HostName, HostSeen, Observation, Question, Readiness, RunState, Stamped,
-    TaskSeen, Vmid,
+    Answer, ClockState, HostName, HostSeen, Observation, Question, Readiness, RunState, TaskSeen,
+    Vmid,
 };
 use crate::request::{Answered, Migration, Move, Request};
 use crate::undertaking::{Event, InFlight, Outcome, Stage};
