@@ -176,7 +176,7 @@ impl Survey {
                 let at = one.hosts.first().and_then(|host| marks.hosts.get(host)).unwrap_or(mark);
                 at.warning(
                     one.sentence(),
-                    "see `spot quorum --advise`, or let a window keep one of them awake",
+                    "give the cluster a QDevice, or let a window keep one of them awake",
                 )
             }));
         }
