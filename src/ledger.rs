@@ -334,6 +334,8 @@ pub struct GuestRecord {
     /// When its last request of ours failed, and how often in a row.
     pub failures: u32,
     pub last_failure: Option<Timestamp>,
+    /// In the world's words.
+    pub failed_because: Option<String>,
 }
 
 /// A guest that outlived the time PVE gives a shutdown, and may still go down by itself.
@@ -700,6 +702,10 @@ impl Ledger {
             if failed {
                 record.failures = record.failures.saturating_add(1);
                 record.last_failure = Some(at);
+                record.failed_because = match outcome {
+                    Outcome::Failed { sentence } => Some(sentence.clone()),
+                    Outcome::Effective | Outcome::NeverBegan | Outcome::Overdue => None,
+                };
             }
         }
         if let Request::ShutDownGuest { guest, kind, host, .. } = &request

@@ -515,8 +515,8 @@ pub(super) fn config_settled(case: &Case<'_>) -> Finding {
         .is_some_and(|changed| case.seen.at.civil < changed + CONFIG_SETTLES_IN);
     content_unless(recent, || {
         refuse(
-            "corosync.conf changed less than 10 minutes ago",
-            "it goes on 10 minutes after the last change",
+            "corosync.conf changed, or was seen for the first time, less than 10 minutes ago",
+            "it goes on by itself when 10 minutes have passed",
         )
     })
 }

@@ -486,7 +486,7 @@ impl Hold {
                 ),
             },
             Hold::GuestWaits { guest, .. } => {
-                format!("spot tries again; start or move guest {guest} by hand if you need it now")
+                format!("spot tries again by itself; see to the cause, or see to guest {guest} by hand")
             }
             Hold::GuestLocked { guest, .. } => {
                 format!(

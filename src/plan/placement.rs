@@ -192,9 +192,10 @@ pub fn paused(scene: &Scene<'_>, guest: Vmid, host: &HostName) -> Option<Hold> {
         guest,
         host: Some(host.clone()),
         why: format!(
-            "its last request failed ({} in a row), the next try is {} later",
+            "its last request failed ({} in a row), the next try is {} later{}",
             record.failures,
-            about(pause)
+            about(pause),
+            record.failed_because.as_ref().map_or(String::new(), |why| format!("; {why}"))
         ),
         until: Some(until),
     })
