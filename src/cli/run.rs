@@ -52,7 +52,7 @@ fn log() {
         .with_writer(std::io::stderr)
         .with_ansi(colour)
         .with_target(false)
-        // A log that cannot be written is no reason to stop: reporting it to the same place would be.
+        // A log that cannot be written is no reason to stop, and telling the same place of it is.
         .log_internal_errors(false)
         .with_max_level(tracing::Level::INFO);
     match std::env::var_os("JOURNAL_STREAM") {
