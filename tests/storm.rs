@@ -35,7 +35,7 @@ use spot::service::Ask;
 use house::{Event, Home};
 
 /// How many seeds the default run plays.
-const SEEDS: u64 = 200;
+const SEEDS: u64 = 300;
 /// Faults and wishes come within this time …
 const STORM: Duration = Duration::from_secs(3 * 3600);
 /// … and after this much more everything must have come to rest: the last window closes within the
@@ -134,7 +134,7 @@ fn home(seed: u64) -> Home {
         here: Here::Outside,
         lasts: STORM + CALM,
         events: wishes(&mut random, &hosts),
-        befalls: Vec::new(),
+        befalls: None,
     }
 }
 

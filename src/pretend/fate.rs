@@ -73,9 +73,15 @@ impl World {
             Event::Qdevice(state) => {
                 let alive = *state == DeviceState::Alive;
                 self.tell("qdevice", if alive { "its server is back" } else { "its server died" });
+                if !alive {
+                    self.last_crash = Some(now);
+                }
                 self.knob(&Knob::DeviceServer(alive));
             }
             Event::QdeviceDaemon { host, runs } => {
+                if !*runs {
+                    self.last_crash = Some(now);
+                }
                 self.knob(&Knob::DeviceDaemon(host.clone(), *runs));
             }
             Event::ExpectedVotes(votes) => {

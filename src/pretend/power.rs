@@ -639,6 +639,19 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_dies_while_a_host_stops_is_bad_luck() {
+        let mut world =
+            World::read("{hosts: [{name: a}, {name: b}], qdevice: {algorithm: ffsplit, votes: 1}}")
+                .unwrap();
+        world.ask_off(&"b".into(), true);
+        world.befall(&Event::Qdevice(crate::pretend::script::DeviceState::Dead));
+        pass(&mut world, 100);
+        assert!(world.tally().promises_broken.is_empty(), "{:?}", world.tally());
+        assert_eq!(world.tally().bad_luck, 1);
+        assert!(world.tally().seconds_without_quorum() > 0);
+    }
+
+    #[test]
     fn a_crash_beside_a_power_off_is_bad_luck() {
         let mut world =
             World::read("hosts: [{name: a, votes: 2}, {name: b}, {name: c}, {name: d}]").unwrap();

@@ -57,7 +57,7 @@ pub struct World {
     pub(crate) wall: Wall,
     pub(crate) tally: Tally,
     pub(crate) story: Vec<Happening>,
-    /// When a host last vanished: harm within seconds of it is bad luck.
+    /// When a host last vanished, or its QDevice: harm within seconds of it is bad luck.
     pub(crate) last_crash: Option<Timestamp>,
     /// Told after time has passed; the server opens and closes its ports then.
     watcher: Option<Watcher>,

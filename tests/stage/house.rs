@@ -48,8 +48,9 @@ pub struct Home {
     pub lasts: Duration,
     /// In order.
     pub events: Vec<(Duration, Event)>,
-    /// What befalls the world by its own script, for the log.
-    pub befalls: Vec<(Duration, String)>,
+    /// What befalls the world by its own script, for the log; where nobody wrote that down, the
+    /// world's own story is told instead.
+    pub befalls: Option<Vec<(Duration, String)>>,
 }
 
 /// What happens to the service from outside.
@@ -191,7 +192,7 @@ struct Setting {
     here: Here,
     lasts: Duration,
     events: Vec<(Duration, Event)>,
-    befalls: Vec<(Duration, String)>,
+    befalls: Option<Vec<(Duration, String)>>,
 }
 
 struct House {
@@ -366,12 +367,21 @@ impl House {
             let shown = shown_entry(kept);
             Line::journaled(kept.monotonic, kept.at, &shown.who, &shown.sentence)
         });
-        let befell = self
-            .home
-            .befalls
-            .iter()
-            .map(|(after, what)| Line::befell(*after, self.start + *after, what));
         let world = self.world();
+        let befell = match &self.home.befalls {
+            Some(lines) => lines
+                .iter()
+                .map(|(after, what)| Line::befell(*after, self.start + *after, what))
+                .collect(),
+            None => {
+                let told = world.story().iter().map(|told| {
+                    let after = Duration::try_from(told.at.duration_since(self.start));
+                    let after = after.unwrap_or_default();
+                    Line::befell(after, told.at, &format!("{}: {}", told.who, told.what))
+                });
+                told.collect()
+            }
+        };
         let quiet_from = self.home.lasts.saturating_sub(QUIET_AT_THE_END);
         let unrest = self.unrest.iter().filter(|(at, _)| *at >= quiet_from);
         Played {
@@ -379,7 +389,7 @@ impl House {
             turns: self.turns,
             status: self.status.clone(),
             journaled: journaled.collect(),
-            befell: befell.collect(),
+            befell,
             asked: self.count.asked.borrow().clone(),
             posts: self.count.posts.borrow().clone(),
             end: standing(&world),

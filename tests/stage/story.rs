@@ -93,7 +93,7 @@ impl Story {
             here: Here::Host("host1".into()),
             lasts: self.lasts,
             events: self.events.clone(),
-            befalls: self.befalls(),
+            befalls: Some(self.befalls()),
         }
     }
 
