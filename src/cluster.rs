@@ -17,7 +17,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use guest::{GuestFacts, GuestKind, GuestSeen, LiveGuest, RunState, Vmid};
-pub use host::{HostName, HostSeen, Mac, Memory, Readiness, Reported, Tier, Way};
+pub use host::{Cpu, HostName, HostSeen, Mac, Memory, Readiness, Reported, Tier, Way};
 pub use quorum::{CorosyncConf, Evidence};
 
 /// One instant with both its faces.
@@ -69,6 +69,8 @@ pub struct TaskSeen {
     pub started: Timestamp,
     /// `None` while it runs; else its exit text (`OK`, `WARNINGS: 2`, `migration aborted`, …).
     pub ended: Option<String>,
+    /// When, by its host's clock.
+    pub ended_at: Option<Timestamp>,
 }
 
 impl TaskSeen {
@@ -89,6 +91,7 @@ pub struct StorageSeen {
     pub name: String,
     pub shared: bool,
     pub available: bool,
+    pub free_bytes: Option<u64>,
 }
 
 /// What could not be seen, and why. Displayed as one sentence.

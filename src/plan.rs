@@ -93,6 +93,13 @@ impl Scene<'_> {
         hosts.into_iter().map(|(_, name)| name.clone()).collect()
     }
 
+    /// What one migration may take of a link, so that as many as may run at once keep within what
+    /// its owner allows.
+    fn bandwidth(&self) -> Option<u64> {
+        let migrations = self.policy.migrations();
+        migrations.bandwidth.map(|bytes| bytes / u64::from(migrations.per_host.max(1)))
+    }
+
     /// Whether something is in flight for a guest.
     fn in_flight(&self, guest: Vmid) -> bool {
         self.ledger.in_flight().any(|(_, _, asked)| asked.request.guest() == Some(guest))

@@ -387,7 +387,7 @@ impl Endpoints {
         };
         match request {
             Request::Wake { host, .. } => Err(format!("packets to {host} are no call of the API")),
-            Request::Migrate { guest, kind, from, to, how, local_disks } => {
+            Request::Migrate { guest, kind, from, to, how, local_disks, bandwidth } => {
                 let mut params = form(&[("target", self.plain_node(to)?)]);
                 match (kind, how) {
                     (GuestKind::Vm, Migration::Live) => {
@@ -404,6 +404,10 @@ impl Endpoints {
                     (GuestKind::Vm, Migration::Restart) => {
                         return Err(format!("PVE has no migration by restart for vm {guest}"));
                     }
+                }
+                if let Some(bytes) = bandwidth {
+                    // PVE counts in KiB, and 0 would be no limit at all.
+                    params.extend(form(&[("bwlimit", &(bytes / 1024).max(1).to_string())]));
                 }
                 Ok((self.door(from), path_of(from, *kind, *guest, "migrate")?, params))
             }

@@ -74,6 +74,9 @@ pub enum Request {
         how: Migration,
         /// Copy local disks along (live migration only).
         local_disks: bool,
+        /// Bytes a second it may take of the link; `None` as many as there are.
+        #[serde(default)]
+        bandwidth: Option<u64>,
     },
     /// Suspend to disk.
     Hibernate {

@@ -2,12 +2,12 @@
 //!
 //! **Does not know:** where a guest ought to run.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use super::HostName;
+use super::{Cpu, HostName};
 
 /// A guest's number, unique in the cluster over VMs and containers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -102,6 +102,7 @@ pub struct GuestSeen {
     pub lock: Option<String>,
     /// Configured memory.
     pub memory_bytes: Option<u64>,
+    pub cpu: Option<Cpu>,
     /// State in the HA manager, where HA manages it.
     pub ha: Option<String>,
     pub uptime_seconds: Option<u64>,
@@ -123,6 +124,8 @@ pub struct GuestFacts {
     pub on: Option<HostName>,
     /// Volumes on storages that are not shared, by volume name.
     pub local_disks: Vec<String>,
+    /// Bytes of those volumes by storage, as far as their sizes are told.
+    pub local_bytes: BTreeMap<String, u64>,
     /// Passed-through devices (`hostpci0`, `usb1`, …) that are not mapped.
     pub local_devices: Vec<String>,
     /// Hosts PVE would let it go to by configuration; offline hosts appear here too. `None` when

@@ -149,6 +149,14 @@ pub struct Memory {
     pub used_bytes: u64,
 }
 
+/// Processors, and how much of them is in use (up to 10 s late). Shares are whole thousandths of one
+/// core: what is compared and remembered has no rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cpu {
+    pub cores: u32,
+    pub used_millicores: u64,
+}
+
 /// What `/cluster/resources` says of a host: its last broadcast, up to 5 minutes old.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reported {
@@ -174,6 +182,7 @@ pub struct HostSeen {
     /// Seconds since its boot, from its last broadcast (up to 10 s late).
     pub uptime_seconds: Option<u64>,
     pub memory: Option<Memory>,
+    pub cpu: Option<Cpu>,
     /// Power as an outside instrument sees it (IPMI, a plug); none yet.
     pub power: Option<bool>,
 }

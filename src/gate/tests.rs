@@ -58,6 +58,7 @@ fn home(request: Request) -> World {
             reported: Reported::Online,
             uptime_seconds: Some(4000),
             memory: None,
+            cpu: None,
             power: None,
         };
         seen.hosts.insert(host(name), look);
@@ -72,6 +73,7 @@ fn home(request: Request) -> World {
         pool: None,
         lock: None,
         memory_bytes: None,
+        cpu: None,
         ha: None,
         uptime_seconds: None,
     };
@@ -145,7 +147,7 @@ fn power_off() -> World {
 
 fn migrate(how: Migration) -> World {
     let (guest, kind, from, to) = (Vmid(201), GuestKind::Vm, host("host2"), host("host3"));
-    home(Request::Migrate { guest, kind, from, to, how, local_disks: false })
+    home(Request::Migrate { guest, kind, from, to, how, local_disks: false, bandwidth: None })
 }
 
 fn shut_down() -> World {
@@ -335,6 +337,7 @@ fn dangers() -> Vec<(&'static str, World)> {
                     user: "root@pam".into(),
                     started: at(NOW - 60).civil,
                     ended: None,
+                    ended_at: None,
                 });
             }),
         ),
@@ -580,6 +583,7 @@ fn a_host_somebody_else_shuts_down_counts_as_gone() {
         user: "root@pam".into(),
         started: at(NOW - 5).civil,
         ended: None,
+        ended_at: None,
     });
     assert_eq!(world.verdict(), "votes");
 }

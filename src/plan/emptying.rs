@@ -138,6 +138,7 @@ fn next(
                         to: to.clone(),
                         how: *how,
                         local_disks: *local_disks,
+                        bandwidth: scene.bandwidth(),
                     });
                 }
             }

@@ -154,7 +154,9 @@ fn improve(
                 return plan.hold(waits(vmid, &target, why));
             }
             let (from, to, kind) = (guest.host.clone(), target.clone(), guest.kind);
-            let request = Request::Migrate { guest: vmid, kind, from, to, how, local_disks };
+            let bandwidth = scene.bandwidth();
+            let request =
+                Request::Migrate { guest: vmid, kind, from, to, how, local_disks, bandwidth };
             plan.moves.push(PlannedMove {
                 purpose,
                 because: preferred(&target),

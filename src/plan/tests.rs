@@ -118,6 +118,7 @@ fn observation(rng: &mut Rng) -> Observation {
             reported: Reported::Online,
             uptime_seconds: member.filter(|up| *up).map(|_| rng.u64(..100_000)),
             memory: Some(Memory { total_bytes: 32 << 30, used_bytes: rng.u64(..30) << 30 }),
+            cpu: None,
             power: None,
         };
         seen.hosts.insert(HostName::from(*name), look);
@@ -154,6 +155,7 @@ fn observation(rng: &mut Rng) -> Observation {
             pool: None,
             lock: (rng.u8(..10) == 0).then(|| "backup".into()),
             memory_bytes: Some(rng.u64(1..8) << 30),
+            cpu: None,
             ha: None,
             uptime_seconds: None,
         };
@@ -310,6 +312,7 @@ fn packets_go_out_at_their_times_until_the_wake_is_over() {
             reported: Reported::Offline,
             uptime_seconds: None,
             memory: None,
+            cpu: None,
             power: None,
         };
         seen.hosts.insert(HostName::from(*name), look);

@@ -334,7 +334,7 @@ impl World {
                 state(self, "migrate");
                 let restart = self.guests[&vmid].kind == GuestKind::Ct;
                 let kind = if restart { "vzmigrate" } else { "qmigrate" };
-                let aim = Aim::Migrate { to, local_bytes: 0, restart };
+                let aim = Aim::Migrate { to, local_bytes: 0, restart, bytes_per_second: None };
                 self.begin(&host, kind, Some(vmid), &root, aim);
             }
             // A target the manager does not see online is dropped without a word.

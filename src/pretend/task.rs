@@ -85,6 +85,8 @@ pub(crate) enum Aim {
         /// Bytes of local disks that go along.
         local_bytes: u64,
         restart: bool,
+        /// `bwlimit`, where one was given.
+        bytes_per_second: Option<u64>,
     },
     Start,
     ShutDown {
@@ -432,7 +434,8 @@ impl World {
             return self.end(id, "migration aborted");
         };
         match aim {
-            Aim::Migrate { local_bytes, restart, .. } => {
+            Aim::Migrate { local_bytes, restart, bytes_per_second, .. } => {
+                let link = bytes_per_second.map_or(link, |limit| limit.min(link));
                 there.lock = Some("migrate".into());
                 let live = there.run != Run::Stopped && !restart;
                 if there.run != Run::Stopped && restart {

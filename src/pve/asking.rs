@@ -277,15 +277,22 @@ fn facts(
     let seen = precondition.unwrap_or_default();
     let number = |key: &str| startup_value(config, key).and_then(|value| value.parse().ok());
     let flag = |key: &str| matches!(config.get(key).map(String::as_str), Some("1" | "yes" | "on"));
-    let (local_disks, local_devices) = match kind {
+    let (local_disks, local_devices, sizes) = match kind {
         // PVE knows best what of a VM is local.
-        GuestKind::Vm => (seen.local_disks, seen.local_devices),
+        GuestKind::Vm => (seen.local_disks, seen.local_devices, seen.local_sizes),
         // For containers it checks no storage at all.
         GuestKind::Ct => container_locals(config, shared),
     };
+    let mut local_bytes: BTreeMap<String, u64> = BTreeMap::new();
+    for (volume, bytes) in &sizes {
+        if let Some((storage, _)) = volume.split_once(':') {
+            *local_bytes.entry(storage.to_owned()).or_default() += bytes;
+        }
+    }
     GuestFacts {
         on: None,
         local_disks,
+        local_bytes,
         local_devices,
         allowed: seen.allowed.map(|nodes| nodes.iter().map(|node| host(node)).collect()),
         onboot: flag("onboot"),
@@ -307,12 +314,12 @@ fn startup_value<'a>(config: &'a BTreeMap<String, String>, key: &str) -> Option<
 fn container_locals(
     config: &BTreeMap<String, String>,
     shared: &BTreeSet<String>,
-) -> (Vec<String>, Vec<String>) {
+) -> (Vec<String>, Vec<String>, BTreeMap<String, u64>) {
     let numbered = |key: &str, prefix: &str| {
         key.strip_prefix(prefix)
             .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
     };
-    let (mut disks, mut devices) = (Vec::new(), Vec::new());
+    let (mut disks, mut devices, mut sizes) = (Vec::new(), Vec::new(), BTreeMap::new());
     for (key, value) in config {
         if key == "rootfs" || numbered(key, "mp") || numbered(key, "unused") {
             let volume = value.split(',').next().unwrap_or("");
@@ -320,13 +327,27 @@ fn container_locals(
             let marked = value.split(',').any(|option| option == "shared=1");
             let on_shared = volume.split_once(':').is_some_and(|(name, _)| shared.contains(name));
             if !marked && !on_shared {
+                let size = value.split(',').find_map(|option| option.strip_prefix("size="));
+                sizes.extend(size.and_then(bytes).map(|bytes| (volume.to_owned(), bytes)));
                 disks.push(volume.to_owned());
             }
         } else if numbered(key, "dev") {
             devices.push(key.clone());
         }
     }
-    (disks, devices)
+    (disks, devices, sizes)
+}
+
+/// `8G`, `512M`, `4096K`, `1T`, or plain bytes.
+fn bytes(text: &str) -> Option<u64> {
+    let (number, shift) = match text.char_indices().last()? {
+        (end, 'K') => (&text[..end], 10),
+        (end, 'M') => (&text[..end], 20),
+        (end, 'G') => (&text[..end], 30),
+        (end, 'T') => (&text[..end], 40),
+        _ => (text, 0),
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
 }
 
 #[cfg(test)]
@@ -352,6 +373,7 @@ mod tests {
         let shared = BTreeSet::from(["nas".to_owned()]);
         let facts = facts(GuestKind::Ct, &config, None, &shared, |node| node.into());
         assert_eq!(facts.local_disks, ["local-lvm:vm-203-disk-1", "/srv/media"]);
+        assert_eq!(facts.local_bytes, BTreeMap::new(), "no size is told for what is local");
         assert_eq!(facts.local_devices, ["dev0"]);
         assert_eq!(facts.allowed, None);
         assert!(facts.onboot && !facts.protection);
@@ -363,5 +385,19 @@ mod tests {
         assert_eq!(startup_value(&config(&[("startup", "7")]), "order"), Some("7"));
         assert_eq!(startup_value(&config(&[("startup", "7,down=5")]), "down"), Some("5"));
         assert_eq!(startup_value(&config(&[]), "order"), None);
+    }
+
+    #[test]
+    fn local_volumes_add_up_by_storage() {
+        let config = config(&[
+            ("rootfs", "local-zfs:subvol-203-disk-0,size=8G"),
+            ("mp0", "local-zfs:subvol-203-disk-1,mp=/data,size=512M"),
+            ("mp1", "scratch:subvol-203-disk-2,mp=/tmp,size=many"),
+        ]);
+        let facts = facts(GuestKind::Ct, &config, None, &BTreeSet::new(), |node| node.into());
+        assert_eq!(
+            facts.local_bytes,
+            BTreeMap::from([("local-zfs".into(), (8 << 30) + (512 << 20))])
+        );
     }
 }

@@ -175,6 +175,7 @@ impl Look {
             name: storage.storage.clone(),
             shared: storage.shared,
             available: storage.available,
+            free_bytes: storage.free_bytes,
         };
         seen.storages = resources.storages.iter().map(storage).collect();
         seen.tasks = self.tasks.clone().unwrap_or_default();
@@ -205,6 +206,7 @@ impl Look {
                 reported: reported.map_or(Reported::Unknown, reported_as),
                 uptime_seconds: reported.and_then(|entry| entry.uptime_seconds),
                 memory: reported.and_then(memory),
+                cpu: reported.and_then(|entry| entry.cpu),
                 power: None,
                 node,
             };
@@ -240,6 +242,7 @@ fn guest_seen(guest: &GuestResource, host: HostName) -> GuestSeen {
         pool: guest.pool.clone(),
         lock: guest.lock.clone(),
         memory_bytes: guest.memory_bytes,
+        cpu: guest.cpu,
         ha: guest.ha.clone(),
         uptime_seconds: guest.uptime_seconds,
     }

@@ -51,7 +51,12 @@ pub fn seen(entry: TaskEntry, host: impl Fn(&str) -> HostName) -> Result<TaskSee
         user,
         started: upid.started,
         ended: entry.ended,
+        ended_at: entry.ended_at.and_then(instant),
     })
+}
+
+fn instant(seconds: u64) -> Option<Timestamp> {
+    Timestamp::from_second(i64::try_from(seconds).ok()?).ok()
 }
 
 #[cfg(test)]

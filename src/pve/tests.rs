@@ -533,6 +533,7 @@ fn requests_are_spelled_as_pve_expects_them() {
         to: "host3".into(),
         how,
         local_disks,
+        bandwidth: None,
     };
     let spelled = |request: &Request| match ends.spelled(request) {
         Ok((to, path, params)) => {
@@ -583,6 +584,18 @@ fn requests_are_spelled_as_pve_expects_them() {
         (
             Request::StartGuest { guest: Vmid(100), kind: GuestKind::Vm, host: host.clone() },
             "host3 /nodes/pve3/qemu/100/status/start ",
+        ),
+        (
+            Request::Migrate {
+                guest: Vmid(100),
+                kind: GuestKind::Vm,
+                from: "host1".into(),
+                to: host.clone(),
+                how: Migration::Live,
+                local_disks: false,
+                bandwidth: Some(110 << 20),
+            },
+            "host1 /nodes/pve1/qemu/100/migrate target=pve3&online=1&bwlimit=112640",
         ),
         (Request::PowerOff { host }, "host3 /nodes/pve3/status command=shutdown"),
     ] {

@@ -13,6 +13,8 @@ use std::fmt;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 
+use crate::cluster::Cpu;
+
 /// Any JSON scalar; what is nested is skipped.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Scalar {
@@ -207,6 +209,7 @@ pub struct NodeResource {
     pub uptime_seconds: Option<u64>,
     pub memory_total_bytes: Option<u64>,
     pub memory_used_bytes: Option<u64>,
+    pub cpu: Option<Cpu>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -221,6 +224,7 @@ pub struct GuestResource {
     pub pool: Option<String>,
     pub lock: Option<String>,
     pub memory_bytes: Option<u64>,
+    pub cpu: Option<Cpu>,
     pub ha: Option<String>,
     pub uptime_seconds: Option<u64>,
 }
@@ -231,6 +235,7 @@ pub struct StorageResource {
     pub storage: String,
     pub shared: bool,
     pub available: bool,
+    pub free_bytes: Option<u64>,
 }
 
 pub fn resources(body: &[u8]) -> Result<Resources, String> {
@@ -250,6 +255,14 @@ pub fn resources(body: &[u8]) -> Result<Resources, String> {
         mem: Option<u64>,
         #[serde(default, deserialize_with = "number")]
         maxmem: Option<u64>,
+        #[serde(default)]
+        cpu: Scalar,
+        #[serde(default, deserialize_with = "number")]
+        maxcpu: Option<u64>,
+        #[serde(default, deserialize_with = "number")]
+        disk: Option<u64>,
+        #[serde(default, deserialize_with = "number")]
+        maxdisk: Option<u64>,
         #[serde(default, deserialize_with = "number")]
         vmid: Option<u64>,
         #[serde(default, deserialize_with = "text")]
@@ -281,6 +294,7 @@ pub fn resources(body: &[u8]) -> Result<Resources, String> {
                 uptime_seconds: entry.uptime,
                 memory_total_bytes: entry.maxmem,
                 memory_used_bytes: entry.mem,
+                cpu: cpu(&entry.cpu, entry.maxcpu),
             }),
             "qemu" | "lxc" => seen.guests.push(GuestResource {
                 vmid: vmid(entry.vmid).ok_or_else(|| format!("{what} has no VMID"))?,
@@ -301,6 +315,7 @@ pub fn resources(body: &[u8]) -> Result<Resources, String> {
                 pool: entry.pool.filter(|pool| !pool.is_empty()),
                 lock: entry.lock.filter(|lock| !lock.is_empty()),
                 memory_bytes: entry.maxmem,
+                cpu: cpu(&entry.cpu, entry.maxcpu),
                 ha: entry.hastate.filter(|state| !state.is_empty()),
                 uptime_seconds: entry.uptime,
             }),
@@ -309,12 +324,27 @@ pub fn resources(body: &[u8]) -> Result<Resources, String> {
                 storage: entry.storage.ok_or_else(|| format!("{what} has no name"))?,
                 shared: entry.shared == Some(true),
                 available: entry.status.as_deref() == Some("available"),
+                free_bytes: free(entry.disk, entry.maxdisk),
             }),
             // Pools, networks, SDN zones and what later versions add.
             _ => {}
         }
     }
     Ok(seen)
+}
+
+/// PVE tells the used part as a share of all cores.
+fn cpu(share: &Scalar, cores: Option<u64>) -> Option<Cpu> {
+    let share: f64 = share.text()?.parse().ok()?;
+    let cores = u32::try_from(cores?).ok()?;
+    // No load of any machine is outside of these; `as` keeps within the type.
+    let used_millicores = (share.clamp(0.0, 1000.0) * f64::from(cores) * 1000.0).round() as u64;
+    Some(Cpu { cores, used_millicores })
+}
+
+fn free(used: Option<u64>, total: Option<u64>) -> Option<u64> {
+    // A storage that is not there is listed with nothing at all.
+    Some(total.filter(|total| *total > 0)?.saturating_sub(used?))
 }
 
 fn vmid(number: Option<u64>) -> Option<u32> {
@@ -330,6 +360,8 @@ pub struct TaskEntry {
     pub id: String,
     /// `None` while it runs.
     pub ended: Option<String>,
+    /// Seconds since 1970, by its host's clock.
+    pub ended_at: Option<u64>,
 }
 
 #[derive(Deserialize)]
@@ -358,7 +390,8 @@ impl TaskWire {
             Some(token) if !user.contains('!') => format!("{user}!{token}"),
             Some(_) | None => user,
         };
-        Ok(TaskEntry { upid, user, id: self.id.unwrap_or_default(), ended })
+        let ended_at = self.endtime.filter(|_| ended.is_some());
+        Ok(TaskEntry { upid, user, id: self.id.unwrap_or_default(), ended, ended_at })
     }
 }
 
@@ -506,6 +539,8 @@ pub struct Precondition {
     pub allowed: Option<Vec<String>>,
     /// Volume names of disks that are not shared.
     pub local_disks: Vec<String>,
+    /// Bytes of each of them, where PVE tells.
+    pub local_sizes: BTreeMap<String, u64>,
     /// Devices that hold the guest where it is: not mapped, or mapped without live migration while
     /// it runs.
     pub local_devices: Vec<String>,
@@ -516,6 +551,8 @@ pub fn precondition(body: &[u8]) -> Result<Precondition, String> {
     struct Disk {
         #[serde(default, deserialize_with = "text")]
         volid: Option<String>,
+        #[serde(default, deserialize_with = "number")]
+        size: Option<u64>,
         #[serde(default, deserialize_with = "flag")]
         shared: Option<bool>,
     }
@@ -552,13 +589,15 @@ pub fn precondition(body: &[u8]) -> Result<Precondition, String> {
         mapped.iter().filter(|name| !local_devices.contains(name)).cloned().collect::<Vec<_>>(),
     );
     local_devices.retain(|device| !travels(device));
-    let mut local_disks = Vec::new();
+    let (mut local_disks, mut local_sizes) = (Vec::new(), BTreeMap::new());
     for disk in wire.local_disks.unwrap_or_default() {
         if disk.shared != Some(true) {
-            local_disks.push(disk.volid.ok_or("a local disk without a name")?);
+            let volume = disk.volid.ok_or("a local disk without a name")?;
+            local_sizes.extend(disk.size.map(|bytes| (volume.clone(), bytes)));
+            local_disks.push(volume);
         }
     }
-    Ok(Precondition { allowed: wire.allowed_nodes, local_disks, local_devices })
+    Ok(Precondition { allowed: wire.allowed_nodes, local_disks, local_sizes, local_devices })
 }
 
 /// `GET /nodes/{n}/report`: plain text in a JSON string.

@@ -91,6 +91,7 @@ impl Site for Tiny {
                 reported: Reported::Unknown,
                 uptime_seconds: None,
                 memory: None,
+                cpu: None,
                 power: None,
             };
             seen.hosts.insert((*name).into(), look);

@@ -328,6 +328,11 @@ fn migrate(asking: &mut Asking, kind: GuestKind, vmid: Vmid) -> Answer {
             return Err(bad(name, "Only root may use this option."));
         }
     }
+    let limit = match asking.params.get("bwlimit").map(|text| text.parse::<u64>()) {
+        Some(Ok(kib)) => Some(kib),
+        Some(Err(_)) => return Err(bad("bwlimit", "type check ('number') failed")),
+        None => None,
+    };
     asking.need_quorum()?;
     let node = asking.params["target"].clone();
     if asking.world.hosts[&asking.at].node == node {
@@ -374,6 +379,7 @@ fn migrate(asking: &mut Asking, kind: GuestKind, vmid: Vmid) -> Answer {
         to,
         local_bytes: if takes_disks { local } else { 0 },
         restart: kind == GuestKind::Ct && running,
+        bytes_per_second: limit.filter(|kib| *kib > 0).map(|kib| kib * 1024),
     };
     let name = if kind == GuestKind::Ct { "vzmigrate" } else { "qmigrate" };
     let id = asking.world.begin(&at, name, Some(vmid), &caller, aim);

@@ -153,6 +153,7 @@ fn a_host_is_woken_gets_a_guest_gives_it_back_and_goes_off_again() {
                 to: to.into(),
                 how: Migration::Live,
                 local_disks: false,
+                bandwidth: None,
             };
             let answered = home.site.perform(&migrate).await;
             let Answered::Accepted { task: Some(upid) } = answered else { panic!("{answered:?}") };
