@@ -7,6 +7,7 @@
 //!
 //! **Does not know:** clocks, sockets, the gate's clauses, how requests are sent.
 
+pub mod assignment;
 pub mod desire;
 pub mod emptying;
 pub mod hold;
