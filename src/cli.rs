@@ -208,6 +208,9 @@ pub struct QuorumArgs {
     /// Would the cluster keep its quorum if these were powered off together?
     #[arg(long, value_name = "HOST,…", value_delimiter = ',', value_parser = typed::host)]
     pub off: Vec<HostName>,
+    /// What every member would show in a cluster that need not exist, step by step (- for stdin)
+    #[arg(long, value_name = "FILE", conflicts_with = "off")]
+    pub what_if: Option<PathBuf>,
     #[command(flatten)]
     pub look: Look,
 }
@@ -340,6 +343,9 @@ fn perform(cli: &Cli) -> anyhow::Result<Exit> {
             Ok(Exit::Yes)
         }
         Command::Schema => schema::schema(),
+        Command::Reaching(Reaching::Quorum(args)) if quorum::needs_no_cluster(args) => {
+            quorum::on_paper(args)
+        }
         Command::Reaching(command) => in_time(reach(cli, command)),
     }
 }

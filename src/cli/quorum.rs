@@ -7,9 +7,12 @@
 //!
 //! **Does not know:** whether anybody wants a host off.
 
+mod whatif;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use anyhow::Context;
 use serde::Serialize;
 
 use super::paper::{Ink, Sheet, plain, table};
@@ -62,6 +65,16 @@ struct Off {
     needed: u32,
     keeps: bool,
     sentence: String,
+}
+
+/// Whether what is asked can be answered without a configuration.
+pub fn needs_no_cluster(args: &QuorumArgs) -> bool {
+    args.what_if.is_some()
+}
+
+pub fn on_paper(args: &QuorumArgs) -> anyhow::Result<Exit> {
+    let file = args.what_if.as_ref().context("a file is asked about")?;
+    whatif::what_if(file, args.look.json)
 }
 
 pub async fn quorum(config: &Config, args: &QuorumArgs) -> anyhow::Result<Exit> {

@@ -16,6 +16,14 @@ use serde::{Deserialize, Serialize};
 
 use super::{HostName, RunState, Vmid};
 
+pub mod conf;
+mod device;
+mod member;
+pub mod model;
+mod reading;
+mod tree;
+pub mod whatif;
+
 /// One line of the membership table, with the QDevice column where there is one.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MemberVotes {
