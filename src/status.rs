@@ -14,9 +14,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{Answer, HostName, Moment, Observation, Question, Tier, Vmid};
+use crate::cluster::{
+    Answer, GuestKind, GuestSeen, HostName, Moment, Observation, Question, Tier, Vmid,
+};
 use crate::gate::{EvidenceKind, Here, Mode};
-use crate::ledger::{Ledger, VoteCount, Wants};
+use crate::ledger::{Ledger, Parked, ParkedGuest, VoteCount, Wants};
 use crate::plan::{Hold, Plan, Reason};
 use crate::policy::{EvidencePolicy, Policy};
 use crate::undertaking::UndertakingId;
@@ -44,6 +46,9 @@ pub struct Status {
     /// Where spot itself lives: a host's name, `guest 105`, `outside`, or null while unknown.
     pub here: Option<String>,
     pub hosts: Vec<HostShown>,
+    /// Guests that use a host, and those that spot put away; the others are nobody's concern here.
+    #[serde(default)]
+    pub guests: Vec<GuestShown>,
     pub undertakings: Vec<UndertakingShown>,
     pub holds: Vec<HoldShown>,
     /// What could not be seen, one sentence each.
@@ -119,6 +124,26 @@ pub struct WakeShown {
     pub until: Option<Timestamp>,
     /// The slowest of the learned boots.
     pub usual_seconds: Option<u64>,
+}
+
+/// A guest that uses its host, or that spot put away.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GuestShown {
+    pub vmid: Vmid,
+    pub kind: GuestKind,
+    /// As PVE says it, or last said it.
+    pub name: Option<String>,
+    pub host: HostName,
+    /// PVE's word: `running`, `stopped`, `paused`, …
+    pub status: String,
+    pub put_away: Option<PutAwayShown>,
+}
+
+/// What spot did to a guest so that its host could rest; it undoes that when the host is back.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PutAwayShown {
+    pub how: Parked,
+    pub since: Timestamp,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -235,6 +260,7 @@ impl Status {
             evidence: policy.map(|policy| evidence_word(policy.quorum().evidence).into()),
             here: here_word(&footing.here),
             hosts,
+            guests: guests(seen, ledger),
             undertakings: undertakings(ledger),
             holds: plan.holds.iter().map(HoldShown::from).collect(),
             gaps: seen.gaps.iter().map(ToString::to_string).collect(),
@@ -354,6 +380,12 @@ impl View<'_> {
     }
 }
 
+impl From<&ParkedGuest> for PutAwayShown {
+    fn from(parked: &ParkedGuest) -> PutAwayShown {
+        PutAwayShown { how: parked.how, since: parked.at }
+    }
+}
+
 impl From<&Reason> for ReasonShown {
     fn from(reason: &Reason) -> ReasonShown {
         ReasonShown {
@@ -375,6 +407,23 @@ impl From<&Hold> for HoldShown {
             until: hold.until(),
         }
     }
+}
+
+fn guests(seen: &Observation, ledger: &Ledger) -> Vec<GuestShown> {
+    let shown = |(vmid, guest): (&Vmid, &GuestSeen)| {
+        let record = ledger.guests.get(vmid);
+        let parked = record.and_then(|record| record.parked.as_ref());
+        let uses = !guest.template && guest.status.may_run();
+        (uses || parked.is_some()).then(|| GuestShown {
+            vmid: *vmid,
+            kind: guest.kind,
+            name: guest.name.clone().or_else(|| record.and_then(|record| record.name.clone())),
+            host: guest.host.clone(),
+            status: guest.status.word().to_owned(),
+            put_away: parked.map(PutAwayShown::from),
+        })
+    };
+    seen.guests.iter().filter_map(shown).collect()
 }
 
 fn undertakings(ledger: &Ledger) -> Vec<UndertakingShown> {

@@ -11,16 +11,16 @@ use serde::de::DeserializeOwned;
 
 use super::paper::{self, Sheet, plain};
 use super::{Exit, HistoryArgs, Look as Form, StatusArgs, WhyArgs, live, show};
-use crate::cluster::HostName;
+use crate::cluster::{HostName, RunState, Vmid};
 use crate::config::Config;
 use crate::control::{Client, Look, News, Unheard};
 use crate::journal::{Filter, Journal};
-use crate::ledger::{Ledger, Presence};
+use crate::ledger::{GuestRecord, Ledger, Presence};
 use crate::plan::hold::about;
 use crate::service::shown_entry;
 use crate::status::{
-    EntryShown, History, HoldShown, HostShown, LeaseShown, PlanShown, PolicyShown, Status,
-    UndertakingShown, Votes, Why,
+    EntryShown, GuestShown, History, HoldShown, HostShown, LeaseShown, PlanShown, PolicyShown,
+    Status, UndertakingShown, Votes, Why,
 };
 
 /// Ends the screen before a status is drawn again.
@@ -131,7 +131,7 @@ struct Row {
     what: String,
     kind: String,
     host: Option<HostName>,
-    guest: Option<crate::cluster::Vmid>,
+    guest: Option<Vmid>,
 }
 
 #[derive(Serialize)]
@@ -226,11 +226,28 @@ impl Remembered {
             evidence: None,
             here: self.here.clone(),
             hosts: self.ledger.hosts.keys().map(|name| self.host(name)).collect(),
+            guests: self.put_away(),
             undertakings: self.undertakings(),
             holds: self.holds(None),
             gaps: vec!["could not see the cluster: no service runs".into()],
             trouble: None,
         }
+    }
+
+    /// Who runs is not known without a look; whom spot owes their owner is.
+    fn put_away(&self) -> Vec<GuestShown> {
+        let shown = |(vmid, record): (&Vmid, &GuestRecord)| {
+            let parked = record.parked.as_ref()?;
+            Some(GuestShown {
+                vmid: *vmid,
+                kind: parked.kind,
+                name: record.name.clone(),
+                host: parked.host.clone(),
+                status: RunState::Unknown.word().to_owned(),
+                put_away: Some(parked.into()),
+            })
+        };
+        self.ledger.guests.iter().filter_map(shown).collect()
     }
 
     fn host(&self, name: &HostName) -> HostShown {

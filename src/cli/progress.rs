@@ -178,9 +178,9 @@ impl Course {
                         format!("magic packets leave for {name}{usual}")
                     }
                     true => format!(
-                        "{name} is called since {}, {} volleys so far",
-                        about(elapsed(wake.since, at)),
-                        wake.volleys
+                        "{name} is still being called: {} volleys of packets in {}",
+                        wake.volleys,
+                        about(elapsed(wake.since, at))
                     ),
                 });
                 self.calling = true;
@@ -303,6 +303,7 @@ mod tests {
             here: None,
             holds: host.holds.clone(),
             hosts: vec![host],
+            guests: Vec::new(),
             undertakings: under_way.iter().map(one).collect(),
             gaps: Vec::new(),
             trouble: None,
@@ -354,7 +355,7 @@ mod tests {
             told,
             [
                 "magic packets leave for host3; it usually takes 80 s",
-                "host3 is called since 40 s, 5 volleys so far",
+                "host3 is still being called: 5 volleys of packets in 40 s",
                 "host3 answers, after 85 s",
                 "host3 is ready, after 85 s",
                 "under way: place guest 201 on host3",

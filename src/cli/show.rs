@@ -4,9 +4,10 @@
 //! **Does not know:** where the documents come from.
 
 use super::paper::{Ink, Sheet, plain, table};
-use crate::ledger::Wants;
+use crate::ledger::{Parked, Wants};
 use crate::status::{
-    HoldShown, HostShown, MoveShown, PlanShown, ReasonShown, Status, UndertakingShown, Votes, Why,
+    GuestShown, HoldShown, HostShown, MoveShown, PlanShown, ReasonShown, Status, UndertakingShown,
+    Votes, Why,
 };
 
 /// The whole cluster on one page.
@@ -14,7 +15,7 @@ pub fn status(sheet: &Sheet, status: &Status) -> String {
     let mut out = head(sheet, status);
     out.push('\n');
     out += &hosts(sheet, &status.hosts);
-    out += &guests(sheet, &status.hosts);
+    out += &guests(sheet, status);
     out += &under_way(sheet, &status.undertakings);
     out += &held(sheet, &status.holds);
     if !status.gaps.is_empty() {
@@ -45,7 +46,13 @@ fn head(sheet: &Sheet, status: &Status) -> String {
         None => sheet.ink(Ink::Red, "no policy"),
     });
     let mut out = sheet.wrapped("", "  ", &parts.join(" · "));
-    out += &format!("\n{}\n", sheet.ink(Ink::Dim, &format!("seen {}", sheet.stamp(status.at))));
+    out += &format!(
+        "\n{}\n",
+        sheet.ink(
+            Ink::Dim,
+            &format!("seen {} {}", sheet.stamp(status.at), sheet.local(status.at).strftime("%Z"))
+        )
+    );
     if let Some(refused) = &status.policy.refused {
         let text =
             format!("a newer policy was refused, the last good one stays: {}", plain(refused));
@@ -149,16 +156,44 @@ fn reason(sheet: &Sheet, reason: &ReasonShown) -> String {
     format!("{}{until}", sheet.localised(&plain(&reason.sentence)))
 }
 
-fn guests(sheet: &Sheet, hosts: &[HostShown]) -> String {
-    let with: Vec<&HostShown> = hosts.iter().filter(|host| !host.guests.is_empty()).collect();
-    if with.is_empty() {
-        return String::new();
+/// Who uses each host, and whom spot put away: those it owes their owner.
+fn guests(sheet: &Sheet, status: &Status) -> String {
+    let mut rows = Vec::new();
+    for host in &status.hosts {
+        let here = status.guests.iter().filter(|guest| guest.host == host.name);
+        let (away, using): (Vec<&GuestShown>, _) = here.partition(|one| one.put_away.is_some());
+        let mut list: Vec<String> = using.into_iter().map(guest).collect();
+        list.extend(away.into_iter().map(|one| put_away(sheet, one)));
+        if !list.is_empty() {
+            let name = format!("  {}", plain(host.name.as_str()));
+            rows.push(vec![name, list.join(", ")]);
+        }
     }
-    let row = |host: &&HostShown| {
-        let list: Vec<String> = host.guests.iter().map(ToString::to_string).collect();
-        vec![format!("  {}", plain(host.name.as_str())), list.join(" ")]
-    };
-    heading(sheet, "GUESTS") + &table(sheet, &with.iter().map(row).collect::<Vec<_>>())
+    match rows.is_empty() {
+        true => String::new(),
+        false => heading(sheet, "GUESTS") + &table(sheet, &rows),
+    }
+}
+
+/// `201 gpu-box`, and PVE's word for it if it does not simply run.
+fn guest(one: &GuestShown) -> String {
+    let name = one.name.as_deref().filter(|name| !name.is_empty());
+    let name = name.map_or(String::new(), |name| format!(" {}", plain(name)));
+    match one.status.as_str() {
+        "running" => format!("{}{name}", one.vmid),
+        other => format!("{}{name} ({})", one.vmid, plain(other)),
+    }
+}
+
+fn put_away(sheet: &Sheet, one: &GuestShown) -> String {
+    let name = one.name.as_deref().map_or(String::new(), |name| format!(" {}", plain(name)));
+    let away = one.put_away.as_ref();
+    let how = away.map_or("put away", |away| match away.how {
+        Parked::Hibernated => "hibernated",
+        Parked::ShutDown => "shut down",
+    });
+    let since = away.map_or(String::new(), |away| format!(" since {}", sheet.when(away.since)));
+    format!("{}{name} ({how} by spot{since})", one.vmid)
 }
 
 fn under_way(sheet: &Sheet, undertakings: &[UndertakingShown]) -> String {
@@ -273,7 +308,9 @@ pub fn why(sheet: &Sheet, why: &Why) -> String {
     out += &held(sheet, &holds);
     let ends = host.reasons.iter().filter_map(|one| Some((one.until?, one)));
     let changes: Vec<String> = ends
-        .map(|(at, one)| format!("at {} this ends: {}", sheet.when(at), plain(&one.sentence)))
+        .map(|(at, one)| {
+            format!("at {} this ends: {}", sheet.when(at), sheet.localised(&plain(&one.sentence)))
+        })
         .collect();
     if !changes.is_empty() {
         out += &heading(sheet, "WHAT WOULD CHANGE IT");
@@ -282,4 +319,38 @@ pub fn why(sheet: &Sheet, why: &Why) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::{GuestKind, Vmid};
+    use crate::status::PutAwayShown;
+
+    fn shown(vmid: u32, name: &str, status: &str, put_away: Option<Parked>) -> GuestShown {
+        let since = "2026-11-23T17:02:00Z".parse().unwrap();
+        GuestShown {
+            vmid: Vmid(vmid),
+            kind: GuestKind::Vm,
+            name: (!name.is_empty()).then(|| name.to_owned()),
+            host: "host3".into(),
+            status: status.into(),
+            put_away: put_away.map(|how| PutAwayShown { how, since }),
+        }
+    }
+
+    #[test]
+    fn a_guest_is_shown_with_its_name_and_one_that_was_put_away_with_how_and_since_when() {
+        let sheet =
+            Sheet::stdout("2026-11-23T18:00:00Z".parse().unwrap()).in_zone(jiff::tz::TimeZone::UTC);
+        assert_eq!(guest(&shown(201, "gpu", "running", None)), "201 gpu");
+        assert_eq!(guest(&shown(202, "", "paused", None)), "202 (paused)");
+        for (how, said) in [
+            (Parked::Hibernated, "203 desktop (hibernated by spot since 17:02)"),
+            (Parked::ShutDown, "203 desktop (shut down by spot since 17:02)"),
+        ] {
+            assert_eq!(put_away(&sheet, &shown(203, "desktop", "stopped", Some(how))), said);
+        }
+        assert_eq!(guest(&shown(204, "\u{1b}[2J", "running", None)), "204 \\u{1b}[2J");
+    }
 }

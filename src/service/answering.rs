@@ -14,7 +14,7 @@ use super::bounds::proven;
 use super::{Ask, Asked};
 use crate::cluster::{HostName, Moment, Observation, Tier, Vmid};
 use crate::gate::{Here, Mode};
-use crate::ledger::{Entry, Ledger, Presence, Wants};
+use crate::ledger::{Entry, Lease, Ledger, Presence, Wants};
 use crate::plan::hold::about;
 use crate::policy::{GuestTraits, Host, Policy};
 
@@ -248,6 +248,7 @@ impl Counter<'_> {
             "{name} is wanted awake for {} (until {until:.0}), and guests that prefer it go there",
             about(left)
         ));
+        granted.sentences.extend(self.replaced(name));
         granted.entries.push(Entry::LeaseGranted {
             host: name.clone(),
             wants: Wants::Awake,
@@ -256,6 +257,17 @@ impl Counter<'_> {
             by: by.to_owned(),
         });
         Ok(granted)
+    }
+
+    /// The newer of two wishes counts; whoever had the older one may want to hear of it.
+    fn replaced(&self, name: &HostName) -> Option<String> {
+        let Lease { wants, until, by, .. } = self.ledger.leases.get(name)?;
+        let until = until.map_or(String::new(), |until| format!(" until {until:.0}"));
+        let wants = match wants {
+            Wants::Awake => "awake",
+            Wants::Rest => "at rest",
+        };
+        Some(format!("this replaces the lease by which {by} wanted {name} {wants}{until}"))
     }
 
     fn down(
@@ -269,8 +281,9 @@ impl Counter<'_> {
         self.thawed(name)?;
         self.not_here(name)?;
         let mut granted = Granted::default();
-        if self.ledger.emptying.contains_key(name) {
+        if let Some(who) = self.ledger.emptying.get(name) {
             granted.entries.push(Entry::EmptyingReleased { host: name.clone(), by: by.to_owned() });
+            granted.sentences.push(format!("this ends the emptying that {who} asked for"));
         }
         granted.entries.push(Entry::LeaseGranted {
             host: name.clone(),
@@ -290,6 +303,7 @@ impl Counter<'_> {
             }
             (None, None) => format!("{name} is wanted at rest until spot up or spot release"),
         });
+        granted.sentences.extend(self.replaced(name));
         if !proven(host, &self.ledger.host(name)) {
             granted.sentences.push(format!(
                 "spot has not seen {name} wake by packet: you may have to switch it on by hand"

@@ -394,6 +394,7 @@ async fn the_newer_of_up_and_down_cancels_the_older() {
     assert_eq!(
         said(asked),
         "taken: host3 is wanted at rest until spot up or spot release; \
+         this replaces the lease by which anna wanted host3 awake until 2026-11-23T10:00:00Z; \
          spot has not seen host3 wake by packet: you may have to switch it on by hand"
     );
     assert_eq!(house.ledger().leases[&HostName::from("host3")].wants, Wants::Rest);
