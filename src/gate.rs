@@ -116,6 +116,8 @@ pub struct Refusal {
     pub request: Request,
     /// The clause that refused, by its name.
     pub clause: &'static str,
+    /// What it found, where that has a name of its own (`expected_lowered`); else the clause's.
+    pub code: &'static str,
     pub sentence: String,
     pub remedy: String,
     /// It only waits for answers that are on their way: not worth telling.
@@ -137,6 +139,8 @@ pub struct Ruling {
 enum Finding {
     Content,
     Refuse {
+        /// The name of what was found, where the clause knows several.
+        code: Option<&'static str>,
         sentence: String,
         remedy: String,
     },
@@ -327,12 +331,13 @@ fn check_by(
                 let cleared = Cleared { purpose: purpose.clone(), request: request.clone() };
                 ruling.cleared.push(cleared);
             }
-            Judgement::Against { clause, sentence, remedy, questions, waiting, dear } => {
+            Judgement::Against { clause, code, sentence, remedy, questions, waiting, dear } => {
                 ruling.questions.extend(questions);
                 ruling.refusals.push(Refusal {
                     purpose: purpose.clone(),
                     request: request.clone(),
                     clause,
+                    code,
                     sentence,
                     remedy,
                     waiting,
@@ -348,6 +353,7 @@ enum Judgement {
     Clear,
     Against {
         clause: &'static str,
+        code: &'static str,
         sentence: String,
         remedy: String,
         questions: BTreeSet<Question>,
@@ -369,10 +375,11 @@ fn judge(heard: &dyn Fn(&Clause) -> bool, case: &Case<'_>) -> Judgement {
         for clause in CLAUSES.iter().filter(concerned) {
             match (clause.judge)(case) {
                 Finding::Content => {}
-                Finding::Refuse { sentence, remedy } => {
+                Finding::Refuse { code, sentence, remedy } => {
                     let (clause, questions) = (clause.name, BTreeSet::new());
                     return Judgement::Against {
                         clause,
+                        code: code.unwrap_or(clause),
                         sentence,
                         remedy,
                         questions,
@@ -396,7 +403,8 @@ fn judge(heard: &dyn Fn(&Clause) -> bool, case: &Case<'_>) -> Judgement {
             let sentence =
                 told.unwrap_or_else(|| "it waits for answers that are on their way".into());
             let remedy = "spot asks again; it goes on when the answers are there".into();
-            return Judgement::Against { clause, sentence, remedy, questions, waiting, dear };
+            let code = clause;
+            return Judgement::Against { clause, code, sentence, remedy, questions, waiting, dear };
         }
     }
     Judgement::Clear

@@ -10,6 +10,8 @@
 //!
 //! **Does not know:** how a report is fetched or spelled, and who wants a host off.
 
+pub mod disorder;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};

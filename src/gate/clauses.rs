@@ -24,7 +24,7 @@ use crate::request::{Migration, Request};
 const CONFIG_SETTLES_IN: Duration = Duration::from_secs(600);
 
 fn refuse(sentence: impl Into<String>, remedy: impl Into<String>) -> Finding {
-    Finding::Refuse { sentence: sentence.into(), remedy: remedy.into() }
+    Finding::Refuse { code: None, sentence: sentence.into(), remedy: remedy.into() }
 }
 
 fn content_unless(danger: bool, finding: impl FnOnce() -> Finding) -> Finding {
@@ -43,6 +43,11 @@ impl Case<'_> {
     /// The host a power-off (or any single-host request) is about.
     fn host(&self) -> &HostName {
         self.request.hosts()[0]
+    }
+
+    /// PVE's name of a host.
+    fn node<'h>(&'h self, host: &'h HostName) -> &'h str {
+        self.seen.hosts.get(host).map_or(host.as_str(), |look| look.node.as_str())
     }
 
     fn guest(&self) -> Option<&GuestSeen> {

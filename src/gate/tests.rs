@@ -392,6 +392,7 @@ fn dangers() -> Vec<(&'static str, World)> {
                 w.each_evidence(|view| {
                     let algorithm = DeviceAlgorithm::Lms;
                     view.conf.device = Some(DeviceConf { algorithm, votes: None, server: None });
+                    (view.device_votes, view.expected, view.quorum) = (Some(0), 5, 3);
                 });
             }),
         ),

@@ -32,6 +32,8 @@ pub fn read(report: &str, node: &str, host: impl Fn(&str) -> HostName) -> Result
     let conf_text = command(&cluster, "cat /etc/pve/corosync.conf")?;
     let (conf, ids) = corosync_conf(&conf_text)?;
     let status = Status::read(&command(&cluster, "pvecm status")?)?;
+    status.contradiction().map_or(Ok(()), Err)?;
+    status.unlike_nodes(&command(&cluster, "pvecm nodes")?)?;
     let shown = ids.get(&status.node_id).map(String::as_str);
     if shown != Some(node) {
         return Err(format!(
@@ -40,11 +42,17 @@ pub fn read(report: &str, node: &str, host: impl Fn(&str) -> HostName) -> Result
         ));
     }
     let mut members = BTreeMap::new();
-    for (id, votes) in status.members {
-        let name = ids
-            .get(&id)
-            .ok_or_else(|| format!("member number {id} is not in corosync.conf's nodelist"))?;
-        if members.insert(host(name), votes).is_some() {
+    for row in status.members {
+        let name = ids.get(&row.id).ok_or_else(|| {
+            format!("member number {} is not in corosync.conf's nodelist", row.id)
+        })?;
+        let another = |(node, addresses): (&String, &Vec<String>)| {
+            node != name && (*node == row.name || addresses.contains(&row.name))
+        };
+        if conf.addresses.iter().any(another) {
+            return Err(format!("the membership table calls number {} {}", row.id, row.name));
+        }
+        if members.insert(host(name), row.votes).is_some() {
             return Err(format!("{name} stands twice in the membership table"));
         }
     }
@@ -113,16 +121,31 @@ fn command(section: &[&str], name: &str) -> Result<String, String> {
 
 /// The figures of `pvecm status`.
 struct Status {
+    /// Members as counted in `Nodes`; the QDevice is none.
+    nodes: u32,
     node_id: u32,
     expected: u32,
     highest_expected: u32,
     total: u32,
     quorum: u32,
     quorate: bool,
+    /// `Quorum:           3 Activity blocked`.
+    blocked: bool,
     flags: BTreeSet<String>,
     ring: String,
-    members: Vec<(u32, MemberVotes)>,
+    members: Vec<Row>,
     device_votes: Option<u32>,
+}
+
+/// A line of the membership table.
+#[derive(Clone, Debug, PartialEq)]
+struct Row {
+    id: u32,
+    votes: MemberVotes,
+    /// A name, or the address on the first link.
+    name: String,
+    /// The host that printed the table marks its own line.
+    local: bool,
 }
 
 impl Status {
@@ -153,9 +176,19 @@ impl Status {
         if ring.is_empty() {
             return Err("`Ring ID` is empty".into());
         }
+        let hexadecimal = |part: &str| {
+            !part.is_empty()
+                && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+        };
+        if !ring.split_once('.').is_some_and(|(rep, seq)| hexadecimal(rep) && hexadecimal(seq)) {
+            return Err(format!("`Ring ID` is garbled: `{ring}`"));
+        }
         let node_id = value("Node ID")?;
-        let (members, device_votes) = membership(text)?;
+        let nodes = value("Nodes")?;
+        let (members, device_votes) = membership(text, "pvecm status")?;
         Ok(Status {
+            nodes: number(nodes).ok_or_else(|| format!("`Nodes` is garbled: `{nodes}`"))?,
+            blocked: value("Quorum")?.contains("blocked"),
             node_id: number(node_id).ok_or_else(|| format!("`Node ID` is garbled: `{node_id}`"))?,
             expected: votes("Expected votes")?,
             highest_expected: votes("Highest expected")?,
@@ -170,6 +203,70 @@ impl Status {
     }
 }
 
+// ---- A report against itself --------------------------------------------------------------------
+
+impl Status {
+    /// The same facts stand in a report several times over; a line that was lost or garbled on the
+    /// way contradicts the others. So votes cannot grow unnoticed by one mistake.
+    fn contradiction(&self) -> Option<String> {
+        let votes: u32 = self.members.iter().map(|row| row.votes.votes).sum();
+        let counted = votes + self.device_votes.unwrap_or(0);
+        let Status { total, quorum, expected, highest_expected, .. } = *self;
+        let rows = u32::try_from(self.members.len()).unwrap_or(u32::MAX);
+        let two_node = self.flags.contains("2Node");
+        let tie_breaker = self.flags.contains("AutoTieBreaker");
+        let own: Vec<&Row> = self.members.iter().filter(|row| row.local).collect();
+        let against = |what: String| Some(format!("`pvecm status` contradicts itself: {what}"));
+        if self.nodes != rows {
+            return against(format!("`Nodes` is {}, and {rows} are listed", self.nodes));
+        }
+        if !matches!(own[..], [row] if row.id == self.node_id) {
+            return against(format!(
+                "the membership table does not mark number {} as local",
+                self.node_id
+            ));
+        }
+        if total != counted {
+            return against(format!("`Total votes` is {total}, and {counted} are listed"));
+        }
+        if expected > highest_expected {
+            return against(format!(
+                "`Expected votes` is {expected}, above `Highest expected` {highest_expected}"
+            ));
+        }
+        // A majority of what is expected, whatever else; only two_node undercuts it.
+        if quorum <= expected / 2 && !two_node || quorum == 0 {
+            return against(format!("`Quorum` {quorum} is no majority of {expected}"));
+        }
+        if self.quorate && total < quorum && !tie_breaker {
+            return against(format!("quorate with {total} votes where {quorum} are needed"));
+        }
+        if self.quorate == self.blocked || self.quorate != self.flags.contains("Quorate") {
+            return against("`Quorate`, `Flags` and `Quorum` do not say the same".into());
+        }
+        if self.device_votes.is_some_and(|votes| votes > 0) && !self.flags.contains("Qdevice") {
+            return against("the QDevice votes, and `Flags` does not have it".into());
+        }
+        let voting = |row: &&Row| row.votes.device.as_deref().is_some_and(|d| d.starts_with("A,V"));
+        if self.device_votes.is_some_and(|votes| votes > 0) && !own.iter().all(voting) {
+            return against("the QDevice votes, and the host's own line does not show it".into());
+        }
+        None
+    }
+
+    /// `pvecm nodes` stands right above and shows the same table.
+    fn unlike_nodes(&self, text: &str) -> Result<(), String> {
+        let (members, device_votes) = membership(text, "pvecm nodes")?;
+        let of = |rows: &[Row]| -> BTreeMap<u32, (u32, bool)> {
+            rows.iter().map(|row| (row.id, (row.votes.votes, row.local))).collect()
+        };
+        if of(&members) != of(&self.members) || device_votes != self.device_votes {
+            return Err("`pvecm nodes` and `pvecm status` show different votes or members".into());
+        }
+        Ok(())
+    }
+}
+
 /// What the tool said instead of figures (`Cannot initialize CMAP service`), for the sentence.
 fn excuse(text: &str) -> String {
     match text.lines().map(str::trim).find(|line| !line.is_empty()) {
@@ -178,21 +275,23 @@ fn excuse(text: &str) -> String {
     }
 }
 
-/// Rows by node number, and the QDevice's votes.
-type Membership = (Vec<(u32, MemberVotes)>, Option<u32>);
+/// Rows, and the QDevice's votes.
+type Membership = (Vec<Row>, Option<u32>);
 
-/// The membership table: rows by node number, and the votes of the `0 N Qdevice` row.
-fn membership(text: &str) -> Result<Membership, String> {
+/// The membership table that `of` prints: its rows, and the votes of the `0 N Qdevice` row.
+fn membership(text: &str, of: &str) -> Result<Membership, String> {
     let mut lines = text.lines().skip_while(|line| !line.trim_start().starts_with("Nodeid"));
-    let header = lines.next().ok_or("`pvecm status` shows no membership table")?;
+    let missing = || format!("`{of}` shows no membership table{}", excuse(text));
+    let header = lines.next().ok_or_else(missing)?;
     let with_device = header.split_whitespace().any(|column| column == "Qdevice");
-    let mut members: Vec<(u32, MemberVotes)> = Vec::new();
+    let mut members: Vec<Row> = Vec::new();
     let mut device_votes = None;
     for line in lines.take_while(|line| !line.trim().is_empty()) {
-        let garbled = || format!("a line of the membership table is garbled: `{}`", line.trim());
+        let line = line.trim();
+        let garbled = || format!("a line of the membership table is garbled: `{line}`");
         let mut words = line.split_whitespace();
         let id = words.next().and_then(number).ok_or_else(garbled)?;
-        let votes = words.next().and_then(|w| count(w, MOST_VOTES)).ok_or_else(garbled)?;
+        let votes = vote_count(words.next(), line)?;
         if id == 0 {
             if words.next() != Some("Qdevice") || device_votes.replace(votes).is_some() {
                 return Err(garbled());
@@ -210,16 +309,33 @@ fn membership(text: &str) -> Result<Membership, String> {
             None
         };
         // A name or an address follows; without it the line was cut.
-        words.next().ok_or_else(garbled)?;
-        if members.iter().any(|(other, _)| *other == id) {
+        let name = words.next().ok_or_else(garbled)?.to_owned();
+        let local = match (words.next(), words.next()) {
+            (None, _) => false,
+            (Some("(local)"), None) => true,
+            (Some(_), _) => return Err(garbled()),
+        };
+        if members.iter().any(|row| row.id == id) {
             return Err(format!("node number {id} stands twice in the membership table"));
         }
-        members.push((id, MemberVotes { votes, device }));
+        members.push(Row { id, votes: MemberVotes { votes, device }, name, local });
     }
     if members.is_empty() {
         return Err("the membership table is empty".into());
     }
     Ok((members, device_votes))
+}
+
+/// The votes of one line. corosync itself counts in 32 bits and knows no such limit.
+fn vote_count(word: Option<&str>, line: &str) -> Result<u32, String> {
+    let word = word.filter(|word| !word.is_empty() && word.bytes().all(|b| b.is_ascii_digit()));
+    let garbled = || format!("a line of the membership table is garbled: `{line}`");
+    let votes = word.ok_or_else(garbled)?;
+    count(votes, MOST_VOTES).ok_or_else(|| {
+        format!(
+            "{votes} votes in `{line}` are more than {MOST_VOTES}, which spot takes for garbled"
+        )
+    })
 }
 
 /// Decimal, or hexadecimal after `0x`.
@@ -303,7 +419,9 @@ fn corosync_conf(text: &str) -> Result<(CorosyncConf, BTreeMap<u32, String>), St
         let votes = match node.get("quorum_votes") {
             None => 1,
             Some(given) => count(given, MOST_VOTES).ok_or_else(|| {
-                format!("`quorum_votes` of {name} in corosync.conf is garbled: `{given}`")
+                format!(
+                    "`quorum_votes` of {name} in corosync.conf is no number up to {MOST_VOTES}: `{given}`"
+                )
             })?,
         };
         let ring = |(key, _): &&(String, String)| key.starts_with("ring") && key.ends_with("_addr");
@@ -323,6 +441,13 @@ fn corosync_conf(text: &str) -> Result<(CorosyncConf, BTreeMap<u32, String>), St
             let garbled = |_| format!("`config_version` is garbled: `{version}`");
             conf.config_version = Some(version.parse().map_err(garbled)?);
         }
+    }
+    if conf.config_version.is_none() {
+        return Err("corosync.conf has no `config_version`".into());
+    }
+    // Without it a QDevice would go unnoticed, and corosync would not start.
+    if root.all("quorum").next().is_none() {
+        return Err("corosync.conf has no `quorum` section".into());
     }
     for quorum in root.all("quorum") {
         conf.quorum.extend(quorum.keys.iter().cloned());

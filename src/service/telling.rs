@@ -27,7 +27,7 @@ fn about(request: &Request) -> (Option<HostName>, Option<Vmid>) {
 pub(super) fn hold_of(refusal: &Refusal) -> Hold {
     let (host, guest) = about(&refusal.request);
     Hold::Gate {
-        code: refusal.clause,
+        code: refusal.code,
         host,
         guest,
         sentence: refusal.sentence.clone(),
@@ -55,7 +55,7 @@ pub(super) fn changes(
         if refusal.waiting {
             waiting.insert((host, guest));
         } else {
-            let key = HoldKey { code: refusal.clause.to_owned(), host, guest };
+            let key = HoldKey { code: refusal.code.to_owned(), host, guest };
             refused.insert(key, &refusal.request);
         }
     }

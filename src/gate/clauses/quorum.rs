@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::{ask, ask_again, content_unless, refuse, this_turn};
-use crate::cluster::quorum::{device_fault, tally};
+use crate::cluster::quorum::disorder::{About, Disorder, recognise, written_device_votes};
+use crate::cluster::quorum::{Tally, tally};
 use crate::cluster::{Answer, Evidence, HostName, Observation, Question, Stamped};
 use crate::gate::{Case, EvidenceKind, Finding};
 
@@ -104,129 +105,117 @@ fn configured_votes<'a>(case: &Case<'a>) -> Result<&'a BTreeMap<HostName, u32>, 
     }
 }
 
-/// One ring and one member list in every member's eyes; reading one node is wrong (measured).
-pub(in crate::gate) fn same_view(case: &Case<'_>) -> Finding {
+/// The gravest disorder about one question.
+fn disorder(
+    case: &Case<'_>,
+    evidence: &BTreeMap<HostName, &Evidence>,
+    about: About,
+) -> Option<Disorder> {
+    let node = |host: &HostName| case.node(host).to_owned();
+    recognise(evidence, &node).into_iter().find(|one| one.about() == about)
+}
+
+/// A disorder about one question is refused under its own name.
+fn disordered(case: &Case<'_>, about: About) -> Finding {
     let Some(evidence) = case.evidence() else { return Finding::Content };
-    let mut views = evidence.iter();
-    let Some((first, reference)) = views.next() else { return Finding::Content };
-    let names = |view: &Evidence| view.members.keys().cloned().collect::<BTreeSet<_>>();
-    for (host, view) in views {
-        if view.ring != reference.ring || names(view) != names(reference) {
-            return refuse(
-                format!(
-                    "{first} and {host} do not see the same cluster (ring {} and {})",
-                    reference.ring, view.ring
-                ),
-                "`pvecm status` on each host shows the difference; it goes on when they agree",
-            );
-        }
+    match disorder(case, &evidence, about) {
+        Some(disorder) => refuse_as(&disorder, disorder.to_string()),
+        None => Finding::Content,
     }
-    Finding::Content
+}
+
+/// A refusal with the name and the remedy of a disorder.
+fn refuse_as(disorder: &Disorder, sentence: String) -> Finding {
+    Finding::Refuse { code: Some(disorder.code()), sentence, remedy: disorder.remedy() }
+}
+
+/// One ring, one member list and one count in every member's eyes; reading one node is wrong
+/// (measured).
+pub(in crate::gate) fn same_view(case: &Case<'_>) -> Finding {
+    disordered(case, About::Views)
 }
 
 pub(in crate::gate) fn every_member_quorate(case: &Case<'_>) -> Finding {
-    let Some(evidence) = case.evidence() else { return Finding::Content };
-    match evidence.iter().find(|(_, view)| !view.quorate) {
-        Some((host, view)) if view.flags.contains("WaitForAll") => refuse(
-            format!("{host} is not quorate: wait_for_all waits until every host was seen once"),
-            "switch every host on once, or run `corosync-cmapctl -s quorum.cancel_wait_for_all u8 1`",
-        ),
-        Some((host, _)) => refuse(
-            format!("{host} is a member and not quorate"),
-            format!("`pvecm status` on {host} shows what it sees"),
-        ),
-        None => Finding::Content,
-    }
+    disordered(case, About::Quorate)
 }
 
 /// The file is a second opinion: where it and what is counted now disagree, somebody is in the
 /// middle of something.
 pub(in crate::gate) fn configured_agrees(case: &Case<'_>) -> Finding {
-    let Some(evidence) = case.evidence() else { return Finding::Content };
-    for (host, view) in &evidence {
-        for (member, counted) in &view.members {
-            let node = case.seen.hosts.get(member).map_or(member.as_str(), |look| &look.node);
-            let Some(configured) = view.conf.votes.get(node) else {
-                return refuse(
-                    format!("corosync.conf on {host} does not list the member {member}"),
-                    "`corosync-cfgtool -R` takes over an edited file",
-                );
-            };
-            if *configured != counted.votes {
-                return refuse(
-                    format!(
-                        "{member} counts {} vote{} and corosync.conf says {configured}",
-                        counted.votes,
-                        if counted.votes == 1 { "" } else { "s" }
-                    ),
-                    "`corosync-cfgtool -R` on one host takes over the edited file",
-                );
-            }
-        }
-        let written: u32 = view.conf.votes.values().sum();
-        let explicit = view.conf.quorum.get("expected_votes").and_then(|text| text.parse().ok());
-        let at_least = explicit.map_or(written, |explicit: u32| explicit.min(written));
-        if view.expected < at_least {
-            return refuse(
-                format!(
-                    "{host} expects {} votes and corosync.conf has {at_least}: `pvecm expected` is in force",
-                    view.expected
-                ),
-                format!(
-                    "`pvecm expected {at_least}` when every host is back, or wait until they are"
-                ),
-            );
-        }
-    }
-    Finding::Content
+    disordered(case, About::File)
 }
 
 /// The heart: what stays must be a majority, with the owner's spare, when this host and every other
 /// stop under way are gone.
 pub(in crate::gate) fn votes(case: &Case<'_>) -> Finding {
+    match case.bounds.evidence {
+        EvidenceKind::Runtime => votes_as_counted(case),
+        EvidenceKind::Configured => votes_as_configured(case),
+    }
+}
+
+fn votes_as_counted(case: &Case<'_>) -> Finding {
+    let Some(evidence) = case.evidence() else { return Finding::Content };
     let stops = case.stops();
-    let spare = case.bounds.spare;
-    let result = match case.bounds.evidence {
-        EvidenceKind::Runtime => {
-            let Some(evidence) = case.evidence() else { return Finding::Content };
-            tally(&evidence, &stops, server_lost(case, &evidence, &stops), rest_off(case))
+    let lost = server_lost(case, &evidence, &stops);
+    let result = tally(&evidence, &stops, lost, rest_off(case));
+    content_unless(!result.keeps(case.bounds.spare), || {
+        let sentence = too_few(case, &result);
+        if let Some(disorder) = silent_device(case, &evidence, &result) {
+            return refuse_as(&disorder, format!("{sentence}; {disorder}"));
         }
-        EvidenceKind::Configured => {
-            let Ok(votes) = configured_votes(case) else { return Finding::Content };
-            // The device counts in what is expected, and is never credited here.
-            let Some(device) = case.bounds.device_votes else {
-                return refuse(
-                    "whether the cluster has a QDevice is not known yet, so its votes cannot be counted",
-                    "it goes on when a host's report could be read once",
-                );
-            };
-            let members = case.seen.members();
-            let stay =
-                votes.iter().filter(|(host, _)| members.contains(*host) && !stops.contains(*host));
-            crate::cluster::quorum::Tally {
-                remaining: stay.map(|(_, votes)| votes).sum(),
-                credit: 0,
-                needed: votes.values().sum::<u32>().saturating_add(device) / 2 + 1,
-                no_credit_because: None,
-            }
-        }
-    };
-    content_unless(!result.keeps(spare), || {
-        let names: Vec<&str> = stops.iter().map(HostName::as_str).collect();
-        let mut sentence = format!(
-            "without {} the cluster would have {} where {} are needed",
-            names.join(" and "),
-            crate::cluster::quorum::votes(result.remaining + result.credit),
-            result.needed
-        );
-        if spare > 0 {
-            sentence += &format!(" and {spare} to spare");
-        }
-        if let Some(why) = result.no_credit_because {
-            sentence += &format!("; {why}");
-        }
-        refuse(sentence, "wake another host first; `spot quorum` shows who may be off together")
+        let because = result.no_credit_because.map(|why| format!("; {why}"));
+        refuse(sentence + &because.unwrap_or_default(), WAKE_ANOTHER)
     })
+}
+
+/// Weaker, and on the owner's word alone: members by `/cluster/status`, votes by corosync.conf.
+fn votes_as_configured(case: &Case<'_>) -> Finding {
+    let Ok(votes) = configured_votes(case) else { return Finding::Content };
+    // The device counts in what is expected, and is never credited here.
+    let Some(device) = case.bounds.device_votes else {
+        return refuse(
+            "whether the cluster has a QDevice is not known yet, so its votes cannot be counted",
+            "it goes on when a host's report could be read once",
+        );
+    };
+    let (members, stops) = (case.seen.members(), case.stops());
+    let stays = |host: &HostName| members.contains(host) && !stops.contains(host);
+    let result = Tally {
+        remaining: votes.iter().filter(|(host, _)| stays(host)).map(|(_, votes)| votes).sum(),
+        credit: 0,
+        needed: votes.values().sum::<u32>().saturating_add(device) / 2 + 1,
+        no_credit_because: None,
+    };
+    content_unless(!result.keeps(case.bounds.spare), || {
+        refuse(too_few(case, &result), WAKE_ANOTHER)
+    })
+}
+
+const WAKE_ANOTHER: &str = "wake another host first; `spot quorum` shows who may be off together";
+
+fn too_few(case: &Case<'_>, result: &Tally) -> String {
+    let (stops, spare) = (case.stops(), case.bounds.spare);
+    let names: Vec<&str> = stops.iter().map(HostName::as_str).collect();
+    let spare = if spare > 0 { format!(" and {spare} to spare") } else { String::new() };
+    format!(
+        "without {} the cluster would have {} where {} are needed{spare}",
+        names.join(" and "),
+        crate::cluster::quorum::votes(result.remaining + result.credit),
+        result.needed
+    )
+}
+
+/// What silences the QDevice, where its votes would have sufficed.
+fn silent_device(
+    case: &Case<'_>,
+    evidence: &BTreeMap<HostName, &Evidence>,
+    result: &Tally,
+) -> Option<Disorder> {
+    let conf = &evidence.values().next()?.conf;
+    let with_it = Tally { credit: written_device_votes(conf), ..result.clone() };
+    let missed = result.credit == 0 && with_it.keeps(case.bounds.spare);
+    missed.then(|| disorder(case, evidence, About::Device)).flatten()
 }
 
 /// Whether the QDevice's server goes down with the stops: by the owner's word, or by its address.
@@ -239,7 +228,7 @@ fn server_lost(
         return true;
     }
     stops.iter().any(|host| {
-        let node = case.seen.hosts.get(host).map_or(host.as_str(), |look| look.node.as_str());
+        let node = case.node(host);
         evidence.values().any(|view| {
             let Some(server) = view.conf.device.as_ref().and_then(|device| device.server.as_ref())
             else {
@@ -263,15 +252,7 @@ fn rest_off(case: &Case<'_>) -> bool {
 
 /// A host is stopped only when it can come back: with a device section that corosync starts with.
 pub(in crate::gate) fn can_return(case: &Case<'_>) -> Finding {
-    let Some(evidence) = case.evidence() else { return Finding::Content };
-    let host = case.host();
-    match evidence.values().find_map(|view| device_fault(&view.conf)) {
-        Some(fault) => refuse(
-            format!("{host} could not rejoin after a boot: {fault}"),
-            "correct the device section of corosync.conf, and raise its config_version; see corosync.conf(5)",
-        ),
-        None => Finding::Content,
-    }
+    disordered(case, About::Return)
 }
 
 /// Every survivor, asked now, sees the members we judged, and is quorate.

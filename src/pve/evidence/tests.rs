@@ -2,6 +2,9 @@
 //!
 //! **Does not know:** where reports come from.
 
+mod disorders;
+mod mutations;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -191,8 +194,30 @@ fn what_is_missing_or_garbled_is_named() {
         ("Flags:            Quorate \n", "", "`Flags`"),
         ("Quorate:          Yes", "Quorate:          Maybe", "neither Yes nor No"),
         ("Ring ID:          1.51", "Ring ID:", "`Ring ID` is empty"),
-        ("Node ID:          0x00000001", "Node ID:          0x00000002", "is pve2's, not pve1's"),
-        ("0x00000002          1 10", "0x00000002        256 10", "membership table is garbled"),
+        ("Node ID:          0x00000001", "Node ID:          0x00000002", "number 2 as local"),
+        ("Nodes:            3", "Nodes:            2", "`Nodes` is 2, and 3 are listed"),
+        ("Nodes:            3\n", "", "`Nodes`"),
+        ("Total votes:      5", "Total votes:      6", "`Total votes` is 6, and 5 are listed"),
+        ("Quorum:           3  ", "Quorum:           2  ", "`Quorum` 2 is no majority of 5"),
+        ("Quorum:           3  ", "Quorum:           0  ", "no majority"),
+        (
+            "Quorum:           3  ",
+            "Quorum:           6  ",
+            "quorate with 5 votes where 6 are needed",
+        ),
+        ("Quorum:           3  ", "Quorum:  3 Activity blocked", "do not say the same"),
+        ("Quorate:          Yes", "Quorate:          No", "do not say the same"),
+        ("Expected votes:   5", "Expected votes:   6", "above `Highest expected` 5"),
+        ("Ring ID:          1.51", "Ring ID:          1;51", "`Ring ID` is garbled"),
+        (" 10.99.0.11 (local)", " 10.99.0.11", "number 1 as local"),
+        (" 10.99.0.11 (local)", " 10.99.0.12 (local)", "calls number 1 10.99.0.12"),
+        ("0x00000002          1 10", "0x00000002          - 10", "membership table is garbled"),
+        (
+            "0x00000002          1 10",
+            "0x00000002 4294967295 10",
+            "more than 255, which spot takes for garbled",
+        ),
+        ("0x00000002          1 10", "0x00000002        256 10", "256 votes in"),
         ("0x00000002          1 10", "0x00000002            10", "membership table is garbled"),
         (
             "0x00000002          1 10.99.0.12",
@@ -200,16 +225,17 @@ fn what_is_missing_or_garbled_is_named() {
             "membership table is garbled",
         ),
         ("0x00000002          1 10", "0x00000003          1 10", "number 3 stands twice"),
-        (
-            "0x00000003          1 10",
-            "0x00000009          1 10",
-            "number 9 is not in corosync.conf",
-        ),
-        ("0x00000001          3 10.99.0.11 (local)\n", "", "not in its own membership table"),
+        ("0x00000003          1 10", "0x00000009          1 10", "show different votes or members"),
+        ("0x00000001          3 10.99.0.11 (local)\n", "", "`Nodes` is 3, and 2 are listed"),
         ("    quorum_votes: 3", "    quorum_votes: many", "`quorum_votes` of pve1"),
         ("    nodeid: 2\n", "", "`nodeid` of pve2"),
+        ("    nodeid: 2\n", "    nodeid: 9\n", "number 2 is not in corosync.conf's nodelist"),
         ("    name: pve2\n", "", "has no name"),
         ("  config_version: 4", "  config_version: 4a", "`config_version` is garbled"),
+        ("  config_version: 4\n", "", "no `config_version`"),
+        ("quorum {", "quorun {", "no `quorum` section"),
+        ("# pvecm nodes", "# pvecm nodez", "does not show `pvecm nodes`"),
+        ("         2          1 pve2", "         2          2 pve2", "show different votes"),
         ("totem {", "totem", "cannot read line"),
         ("quorum {", "quorum {\n{", "ends inside"),
         ("quorum {", "}\nquorum {", "a closing brace too many"),
@@ -225,6 +251,16 @@ fn what_is_missing_or_garbled_is_named() {
             Err(said) => assert!(said.contains(why), "{from} → {to}: {said}"),
         }
     }
+}
+
+#[test]
+fn a_report_of_another_host_is_not_taken_for_this_ones() {
+    let said = read(&recorded("9.2-votes-3-1-1"), "pve2", host).unwrap_err();
+    assert_eq!(said, "the report is pve1's, not pve2's");
+    // A name that begins another is another.
+    let longer = recorded("9.2-votes-3-1-1").replace("pve1", "pve10");
+    assert_eq!(read(&longer, "pve1", host).unwrap_err(), "the report is pve10's, not pve1's");
+    assert!(read(&longer, "pve10", host).is_ok());
 }
 
 #[test]
