@@ -6,6 +6,7 @@
 //!
 //! **Does not know:** that anybody wants anything, how PVE spells its answers, what time it is.
 
+pub mod backup;
 pub mod guest;
 pub mod host;
 pub mod quorum;
@@ -16,6 +17,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+pub use backup::{BackupJob, BackupRun, BackupStage};
 pub use guest::{GuestFacts, GuestKind, GuestSeen, LiveGuest, RunState, Vmid};
 pub use host::{Cpu, HostName, HostSeen, Mac, Memory, Readiness, Reported, Tier, Way};
 pub use quorum::{CorosyncConf, Evidence};
@@ -129,6 +131,10 @@ pub enum Question {
     Permissions,
     /// The configured votes (`/cluster/config/nodes`).
     ConfiguredVotes,
+    /// PVE's own backup jobs and when they run next (`/cluster/backup`).
+    BackupJobs,
+    /// The address by which PVE itself would wake a host (`/nodes/{n}/config`).
+    WakeAddress(HostName),
     /// Config and migration preconditions of a guest.
     Guest(Vmid),
     /// What became of a task, asked of the host in its UPID.
@@ -146,6 +152,9 @@ pub enum Answer {
     Readiness(Readiness),
     Permissions(Permissions),
     ConfiguredVotes(BTreeMap<HostName, u32>),
+    BackupJobs(Vec<BackupJob>),
+    /// `None`: PVE knows none for this host.
+    WakeAddress(Option<Mac>),
     Guest(Box<GuestFacts>),
     Task(Option<TaskSeen>),
     Tasks(Vec<TaskSeen>),

@@ -7,6 +7,7 @@
 //!
 //! **Does not know:** that a disk exists, what time it is, what the policies say.
 
+pub mod backups;
 pub mod notice;
 mod tell;
 
@@ -16,10 +17,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::cluster::{GuestKind, HostName, Vmid};
+use crate::cluster::{BackupJob, GuestKind, HostName, Vmid};
 use crate::request::{Answered, Move, Request};
 use crate::undertaking::{Event, OutOfOrder, RequestId, Undertaking, UndertakingId};
 
+pub use backups::{Backups, RunningBackup};
 pub use notice::notice;
 
 /// Learned durations keep this many samples per host and kind.
@@ -199,6 +201,23 @@ pub enum Entry {
         version: u64,
         votes: u32,
         cast: bool,
+    },
+    /// PVE's backup jobs and when each runs next, as read while a policy asks for it.
+    BackupJobs {
+        jobs: Vec<BackupJob>,
+    },
+    /// A backup began that counts for these storages.
+    BackupBegan {
+        host: HostName,
+        upid: String,
+        started: Timestamp,
+        storages: BTreeSet<String>,
+    },
+    /// It is over, or its host is gone.
+    BackupOver {
+        host: HostName,
+        upid: String,
+        how: String,
     },
     /// Our power-off did nothing.
     StopFailed {
@@ -397,6 +416,7 @@ pub struct Ledger {
     pub votes: Option<(u64, BTreeMap<HostName, u32>)>,
     /// Votes of the QDevice and whether they are cast, with the config_version they were read at.
     pub device: Option<(u64, u32, bool)>,
+    pub backups: Backups,
     /// The wall clock is not trusted since.
     pub clock_stepped: Option<Timestamp>,
     /// Holds told and not yet lifted, with their sentence.
@@ -459,7 +479,10 @@ impl Ledger {
     pub fn take(&mut self, at: Timestamp, entry: &Entry) -> Result<(), OutOfOrder> {
         self.last_at = Some(self.last_at.map_or(at, |last| last.max(at)));
         match entry {
-            Entry::Started { term, .. } => self.term = (*term).max(self.term),
+            Entry::Started { term, .. } => {
+                self.term = (*term).max(self.term);
+                self.backups.unwatched();
+            }
             Entry::Stopped => {}
 
             Entry::LeaseGranted { host, wants, until, because, by } => {
@@ -596,6 +619,12 @@ impl Ledger {
             Entry::DeviceSeen { version, votes, cast } => {
                 self.device = Some((*version, *votes, *cast));
             }
+            Entry::BackupJobs { jobs } => self.backups.listed(at, jobs),
+            Entry::BackupBegan { host, upid, started, storages } => {
+                let (host, storages) = (host.clone(), storages.clone());
+                self.backups.began(upid, RunningBackup { host, started: *started, storages });
+            }
+            Entry::BackupOver { upid, .. } => self.backups.over(upid),
             Entry::StopFailed { host, .. } => {
                 let record = self.hosts.entry(host.clone()).or_default();
                 record.last_failed_stop = Some(at);

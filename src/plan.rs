@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::cluster::{ClockState, HostName, Moment, Observation, Question, Tier, Vmid};
+use crate::cluster::{BackupRun, ClockState, HostName, Moment, Observation, Question, Tier, Vmid};
 use crate::ledger::{Ledger, Presence, Wants};
 use crate::policy::Policy;
 use crate::request::{Move, Request};
@@ -77,12 +77,19 @@ pub struct Ending {
 /// How often a QDevice that did not vote is looked at again.
 const RECOUNTED_AFTER: Duration = Duration::from_secs(300);
 
+/// PVE's backup jobs are read so often, a little before the last answer is forgotten.
+const BACKUPS_AGAIN: Duration = Duration::from_secs(540);
+/// … and sooner when they could not be read.
+const BACKUPS_AFTER_A_GAP: Duration = Duration::from_secs(120);
+
 /// Everything a plan is made from.
 pub struct Scene<'a> {
     pub policy: &'a Policy,
     pub seen: &'a Observation,
     pub ledger: &'a Ledger,
     pub now: Moment,
+    /// PVE's backups that are due or at work.
+    pub backups: Vec<BackupRun>,
 }
 
 impl Scene<'_> {
@@ -148,9 +155,11 @@ impl Plan {
 
 /// The plan for this turn: the order of the questions is the policy of the house.
 pub fn plan(policy: &Policy, seen: &Observation, ledger: &Ledger, now: Moment) -> Plan {
-    let scene = Scene { policy, seen, ledger, now };
+    let backups = ledger.backups.runs(now.civil);
+    let scene = Scene { policy, seen, ledger, now, backups };
     let mut plan = Plan::default();
     ask_votes(&scene, &mut plan);
+    ask_backups(&scene, &mut plan);
     stand(&scene, &mut plan);
     tell_doubts(&scene, &mut plan);
     for host in scene.by_tier() {
@@ -242,6 +251,36 @@ fn ask_votes(scene: &Scene<'_>, plan: &mut Plan) {
     }
 }
 
+/// PVE's backup jobs are read while some policy opens its windows by them, and at no other time.
+fn ask_backups(scene: &Scene<'_>, plan: &mut Plan) {
+    if !scene.policy.rules().iter().any(|rule| rule.for_backups.is_some()) {
+        return;
+    }
+    let read = scene.seen.answers.get(&Question::BackupJobs);
+    let due = read.is_none_or(|read| {
+        let again = if read.answer.is_ok() { BACKUPS_AGAIN } else { BACKUPS_AFTER_A_GAP };
+        scene.seen.turn_began.since(read.asked) >= again
+    });
+    if due {
+        plan.questions.insert(Question::BackupJobs);
+    }
+    if let Some(why) = backups_unseen(scene) {
+        for host in scene.policy.hosts().keys() {
+            let Some((policy, _)) = scene.policy.backups(host).next() else { continue };
+            let (host, policy) = (host.clone(), policy.to_owned());
+            plan.hold(Hold::BackupsUnseen { host, policy, why: why.clone() });
+        }
+    }
+}
+
+/// Why the backup jobs could not be read, if they could not.
+fn backups_unseen(scene: &Scene<'_>) -> Option<String> {
+    match &scene.seen.answers.get(&Question::BackupJobs)?.answer {
+        Ok(_) => None,
+        Err(gap) => Some(gap.why.clone()),
+    }
+}
+
 /// Doubts that are told whatever else happens.
 fn tell_doubts(scene: &Scene<'_>, plan: &mut Plan) {
     for (host, settings) in scene.policy.hosts() {
@@ -328,12 +367,12 @@ fn edges(scene: &Scene<'_>, plan: &mut Plan) {
         if settings.tier == Tier::Low {
             continue;
         }
-        if let Some((_, opening)) = scene.policy.next_opening(host, now) {
+        if let Some((_, opening)) = scene.policy.next_opening(host, now, &scene.backups) {
             let lead = desire::lead(scene, host, settings);
             edges.extend(opening.opens.checked_sub(lead).ok());
             edges.push(opening.opens);
         }
-        if let Some((_, opening)) = scene.policy.opening(host, now) {
+        if let Some((_, opening)) = scene.policy.opening(host, now, &scene.backups) {
             edges.extend(opening.closes);
         }
     }

@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use crate::cluster::{GuestKind, HostName, Mac, Tier, Vmid, Way};
+use crate::cluster::{BackupRun, GuestKind, HostName, Mac, Tier, Vmid, Way};
 use calendar::{Opening, Window};
 
 /// Everything the owner's files say, checked.
@@ -68,21 +68,43 @@ impl Policy {
     }
 
     /// The open window that closes last among all rules naming `host`, and its rule's name.
-    pub fn opening(&self, host: &HostName, now: Timestamp) -> Option<(&str, Opening)> {
-        let open =
+    /// `backups` are PVE's runs, which alone open the windows of `for_backups`.
+    pub fn opening(
+        &self,
+        host: &HostName,
+        now: Timestamp,
+        backups: &[BackupRun],
+    ) -> Option<(&str, Opening)> {
+        let windows =
             self.windows(host).filter_map(|(name, window)| Some((name, window.open_at(now)?)));
+        let jobs =
+            self.backups(host).filter_map(|(name, jobs)| Some((name, jobs.open_at(backups, now)?)));
         // An unknown close is later than any known one.
-        open.max_by_key(|(_, opening)| {
+        windows.chain(jobs).max_by_key(|(_, opening)| {
             (opening.closes.is_none(), opening.closes, Reverse(opening.opens))
         })
     }
 
     /// The window that opens first after `after` among all rules naming `host`, and its rule's
     /// name.
-    pub fn next_opening(&self, host: &HostName, after: Timestamp) -> Option<(&str, Opening)> {
-        let next =
+    pub fn next_opening(
+        &self,
+        host: &HostName,
+        after: Timestamp,
+        backups: &[BackupRun],
+    ) -> Option<(&str, Opening)> {
+        let windows =
             self.windows(host).filter_map(|(name, window)| Some((name, window.next_after(after)?)));
-        next.min_by_key(|(_, opening)| opening.opens)
+        let jobs = self
+            .backups(host)
+            .filter_map(|(name, jobs)| Some((name, jobs.next_after(backups, after)?)));
+        windows.chain(jobs).min_by_key(|(_, opening)| opening.opens)
+    }
+
+    /// Every `for_backups` of every rule naming `host`.
+    pub fn backups(&self, host: &HostName) -> impl Iterator<Item = (&str, &ForBackups)> {
+        let rules = self.rules.iter().filter(move |rule| rule.hosts.contains(host));
+        rules.filter_map(|rule| Some((rule.name.as_str(), rule.for_backups.as_ref()?)))
     }
 
     /// The stretch of quiet that holds for `host` now: policies do not wake it meanwhile.

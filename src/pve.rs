@@ -258,6 +258,8 @@ fn quick(question: &Question) -> bool {
         | Question::Readiness(_)
         | Question::Permissions
         | Question::ConfiguredVotes
+        | Question::BackupJobs
+        | Question::WakeAddress(_)
         | Question::Guest(_)
         | Question::Task(_)
         | Question::Tasks { .. } => true,

@@ -59,6 +59,7 @@ pub fn notice(ledger: &Ledger, seen: &Observation) -> Vec<Entry> {
     if seen.saw("resources") {
         changes.guests();
     }
+    changes.backups();
     changes.requests();
     changes.undertakings();
     changes.entries
@@ -165,6 +166,59 @@ impl Changes<'_> {
             if self.ledger.device != Some((version, votes, cast)) {
                 self.note(Entry::DeviceSeen { version, votes, cast });
             }
+        }
+    }
+
+    /// PVE's jobs when they changed, and the backups that began or are over.
+    fn backups(&mut self) {
+        let listed = self.seen.answers.get(&Question::BackupJobs);
+        if let Some(Ok(Answer::BackupJobs(jobs))) = listed.map(|one| &one.answer) {
+            let known = &self.ledger.backups;
+            if known.watched.is_none() || known.jobs != *jobs {
+                self.note(Entry::BackupJobs { jobs: jobs.clone() });
+            }
+        }
+        if self.ledger.backups.watched.is_none() || !self.seen.saw("tasks") {
+            return;
+        }
+        // What a host that is gone was doing stays in PVE's list as it was.
+        let there = |host: &HostName| {
+            self.seen.hosts.get(host).is_some_and(|look| look.member == Some(true))
+        };
+        let backups: Vec<&TaskSeen> =
+            self.seen.tasks.iter().filter(|task| task.kind == "vzdump").collect();
+        let mut entries = Vec::new();
+        for (upid, backup) in &self.ledger.backups.running {
+            let task = backups.iter().find(|task| task.upid == *upid);
+            let how = match task.map(|task| &task.ended) {
+                _ if !there(&backup.host) => "its host is gone",
+                None => "it is no longer listed",
+                Some(Some(how)) => how,
+                Some(None) => continue,
+            };
+            let (host, how) = (backup.host.clone(), how.to_owned());
+            entries.push(Entry::BackupOver { host, upid: upid.clone(), how });
+        }
+        for task in backups {
+            let backups = &self.ledger.backups;
+            let news = !backups.running.contains_key(&task.upid)
+                && match &task.ended {
+                    None => there(&task.host),
+                    Some(_) => backups.unseen(task),
+                };
+            let storages = backups.storages_of(task);
+            if !news || storages.is_empty() {
+                continue;
+            }
+            let (host, upid) = (task.host.clone(), task.upid.clone());
+            let (started, over) = (task.started, (host.clone(), upid.clone()));
+            entries.push(Entry::BackupBegan { host, upid, started, storages });
+            if let (Some(how), (host, upid)) = (task.ended.clone(), over) {
+                entries.push(Entry::BackupOver { host, upid, how });
+            }
+        }
+        for entry in entries {
+            self.note(entry);
         }
     }
 

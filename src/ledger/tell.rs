@@ -8,6 +8,7 @@
 use std::fmt;
 
 use super::{Entry, Leaving, Parked};
+use crate::cluster::BackupJob;
 use crate::undertaking::{Event, Outcome, Stage};
 
 impl Entry {
@@ -31,6 +32,8 @@ impl Entry {
             | Entry::WakeUnproven { host, .. }
             | Entry::WakeVouched { host, .. }
             | Entry::StopFailed { host, .. }
+            | Entry::BackupBegan { host, .. }
+            | Entry::BackupOver { host, .. }
             | Entry::WakeFailed { host, .. } => host.to_string(),
             Entry::GuestMoved { guest, .. }
             | Entry::GuestParked { guest, .. }
@@ -62,6 +65,7 @@ impl Entry {
             | Entry::ConfigVersion { .. }
             | Entry::VotesSeen { .. }
             | Entry::DeviceSeen { .. }
+            | Entry::BackupJobs { .. }
             | Entry::ClockStepped { .. }
             | Entry::ClockSettled
             | Entry::PolicyTaken { .. }
@@ -161,6 +165,14 @@ impl fmt::Display for Entry {
                     if *cast { "casts them" } else { "does not cast them" }
                 )
             }
+            Entry::BackupJobs { jobs } => f.write_str(&told_jobs(jobs)),
+            Entry::BackupBegan { host, storages, .. } => {
+                let list: Vec<&str> = storages.iter().map(String::as_str).collect();
+                write!(f, "a backup to {} began on {host}", list.join(" or "))
+            }
+            Entry::BackupOver { host, how, .. } => {
+                write!(f, "the backup on {host} is over: {how}")
+            }
             Entry::StopFailed { host, sentence } => {
                 write!(f, "{host} did not power off: {sentence}")
             }
@@ -183,6 +195,19 @@ impl fmt::Display for Entry {
             Entry::PolicyTaken { commit } => write!(f, "policy {commit} is in force"),
             Entry::PolicyRefused { sentence } => write!(f, "policy refused: {sentence}"),
         }
+    }
+}
+
+/// When each job runs next; those that never do are not told.
+fn told_jobs(jobs: &[BackupJob]) -> String {
+    let next = |job: &BackupJob| {
+        let storage = job.storage.as_deref().unwrap_or("a folder");
+        job.next_run.map(|at| format!("{} to {storage} at {at}", job.id))
+    };
+    let coming: Vec<String> = jobs.iter().filter_map(next).collect();
+    match coming.as_slice() {
+        [] => "PVE has no backup job that will run".into(),
+        some => format!("PVE's next backups: {}", some.join(", ")),
     }
 }
 

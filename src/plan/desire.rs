@@ -150,7 +150,7 @@ pub fn desire(scene: &Scene<'_>, host: &HostName, rescued: &BTreeSet<HostName>) 
     if let Some(lease) = lease.filter(|lease| lease.wants == Wants::Rest) {
         wants.add(false, true, Reason::LeaseRest { by: lease.by.clone(), until: lease.until });
     }
-    if let Some((policy, opening)) = scene.policy.opening(host, scene.now.civil) {
+    if let Some((policy, opening)) = scene.policy.opening(host, scene.now.civil, &scene.backups) {
         let policy = policy.to_owned();
         wants.add(true, false, Reason::Window { policy, until: opening.closes });
     }
@@ -202,7 +202,7 @@ fn slept_since(scene: &Scene<'_>, host: &HostName, asked: Timestamp) -> bool {
 /// The window that opens so soon that the wake begins now: by learned boot times, or as the owner
 /// says.
 fn ahead(scene: &Scene<'_>, host: &HostName, settings: &Host) -> Option<(String, Timestamp)> {
-    let (policy, opening) = scene.policy.next_opening(host, scene.now.civil)?;
+    let (policy, opening) = scene.policy.next_opening(host, scene.now.civil, &scene.backups)?;
     let lead = lead(scene, host, settings);
     (opening.opens <= scene.now.civil + lead).then(|| (policy.to_owned(), opening.opens))
 }

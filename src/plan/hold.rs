@@ -151,6 +151,12 @@ pub enum Hold {
         host: HostName,
         opens: Timestamp,
     },
+    /// It is wanted for PVE's backup jobs, and they could not be read.
+    BackupsUnseen {
+        host: HostName,
+        policy: String,
+        why: String,
+    },
     /// Never seen to wake.
     Unproven {
         host: HostName,
@@ -296,6 +302,7 @@ impl Hold {
             Hold::JustLeft { .. } => "min_off",
             Hold::JustCame { .. } => "min_on",
             Hold::WantedSoon { .. } => "wanted_soon",
+            Hold::BackupsUnseen { .. } => "backups_unseen",
             Hold::Unproven { .. } => "unproven",
             Hold::NotOurs { .. } => "not_ours",
             Hold::WakeFailing { .. } => "wake_failing",
@@ -327,6 +334,7 @@ impl Hold {
             | Hold::JustLeft { host, .. }
             | Hold::JustCame { host, .. }
             | Hold::WantedSoon { host, .. }
+            | Hold::BackupsUnseen { host, .. }
             | Hold::Unproven { host, .. }
             | Hold::NotOurs { host }
             | Hold::WakeFailing { host, .. }
@@ -363,6 +371,7 @@ impl Hold {
             | Hold::JustLeft { .. }
             | Hold::JustCame { .. }
             | Hold::WantedSoon { .. }
+            | Hold::BackupsUnseen { .. }
             | Hold::Unproven { .. }
             | Hold::NotOurs { .. }
             | Hold::WakeFailing { .. }
@@ -395,6 +404,7 @@ impl Hold {
             | Hold::UnknownHost { .. }
             | Hold::HostFrozen { .. }
             | Hold::NoMac { .. }
+            | Hold::BackupsUnseen { .. }
             | Hold::Unproven { .. }
             | Hold::NotOurs { .. }
             | Hold::WakeGivenUp { .. }
@@ -433,6 +443,9 @@ impl Hold {
             Hold::JustCame { host, .. } => format!("wait, or spot down {host}"),
             Hold::WantedSoon { host, .. } => {
                 format!("nothing to do; spot down {host} puts it to sleep anyway")
+            }
+            Hold::BackupsUnseen { .. } => {
+                "it goes on when PVE shows its jobs, which takes Sys.Audit on /; `spot doctor` says what is missing".into()
             }
             Hold::Unproven { host, .. } => {
                 format!("spot prove {host}, or `wake: {{proven: true}}` in its policy")
@@ -528,6 +541,10 @@ impl fmt::Display for Hold {
             Hold::WantedSoon { host, .. } => {
                 write!(f, "{host} may sleep, but it is wanted again too soon")
             }
+            Hold::BackupsUnseen { host, policy, why } => write!(
+                f,
+                "policy {policy} wants {host} for PVE's backup jobs, and they could not be seen ({why}): it is not put to sleep"
+            ),
             Hold::Unproven { host, why } => match why {
                 Some(why) => {
                     write!(f, "{host} may sleep, but it is no longer proven to wake: {why}")

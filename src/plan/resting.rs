@@ -14,7 +14,7 @@ use super::emptying::{Emptying, empty};
 use super::hold::Hold;
 use super::placement::Promised;
 use super::{Plan, PlannedMove, Scene};
-use crate::cluster::{HostName, Tier};
+use crate::cluster::{HostName, Question, Tier};
 use crate::policy::Host;
 use crate::request::{Move, Request};
 
@@ -148,6 +148,9 @@ fn against(scene: &Scene<'_>, plan: &Plan, host: &HostName, settings: &Host) -> 
     if !commanded && let Some(opens) = wanted_soon(scene, &host, settings) {
         return Some(Hold::WantedSoon { host, opens });
     }
+    if !commanded && let Some(hold) = backups_unread(scene, &host) {
+        return Some(hold);
+    }
     // A proof counts for the ways it was seen with; an owner's word only until a wake was tried.
     let vouched =
         settings.wake.proven && record.proof.is_none() && record.unproven_because.is_none();
@@ -160,10 +163,22 @@ fn against(scene: &Scene<'_>, plan: &Plan, host: &HostName, settings: &Host) -> 
     (now < until).then_some(Hold::StopFailing { host, until })
 }
 
+/// A host wanted for PVE's backups is not put to sleep while nobody knows when they run.
+fn backups_unread(scene: &Scene<'_>, host: &HostName) -> Option<Hold> {
+    let (policy, _) = scene.policy.backups(host).next()?;
+    let read = scene.seen.answers.get(&Question::BackupJobs).map(|read| &read.answer);
+    let why = match read {
+        Some(Ok(_)) => return None,
+        Some(Err(gap)) => gap.why.clone(),
+        None => "they are being asked about".into(),
+    };
+    Some(Hold::BackupsUnseen { host: host.clone(), policy: policy.to_owned(), why })
+}
+
 /// The next window, if a sleep before it would be too short.
 fn wanted_soon(scene: &Scene<'_>, host: &HostName, settings: &Host) -> Option<jiff::Timestamp> {
     let record = scene.ledger.host(host);
-    let (_, opening) = scene.policy.next_opening(host, scene.now.civil)?;
+    let (_, opening) = scene.policy.next_opening(host, scene.now.civil, &scene.backups)?;
     let boot = record.boot_seconds().map_or(BOOT_TAKES, Duration::from_secs);
     let stop = record.shutdowns.iter().max().map_or(SHUTDOWN_TAKES, |s| Duration::from_secs(*s));
     let too_soon = scene.now.civil + stop + settings.min_off + boot;

@@ -5,7 +5,7 @@
 //! the window stays open while the run goes on, for as long as that takes, and closes when it has
 //! ended. A run that does not begin when it was due is waited for a while, and then given up.
 //!
-//! **Does not know:** PVE, or how the runs are found out.
+//! **Does not know:** how the runs are found out.
 
 use std::time::Duration;
 
@@ -13,29 +13,10 @@ use jiff::Timestamp;
 
 use super::ForBackups;
 use super::calendar::Opening;
+use crate::cluster::{BackupRun, BackupStage};
 
 /// PVE's scheduler looks once a minute, and spreads jobs that begin together.
 const LATE_AT_MOST: Duration = Duration::from_secs(10 * 60);
-
-/// One run of a backup job that writes to a storage.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BackupRun {
-    pub storage: String,
-    pub stage: BackupStage,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum BackupStage {
-    /// PVE will begin it then.
-    Due(Timestamp),
-    Running {
-        since: Timestamp,
-    },
-    Ended {
-        since: Timestamp,
-        at: Timestamp,
-    },
-}
 
 impl ForBackups {
     /// The opening that holds at `now`: all runs that overlap in one.

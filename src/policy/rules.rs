@@ -262,7 +262,6 @@ fn window(
 }
 
 fn backups(reader: &mut Reader<'_>, at: &At<'_>) -> Option<ForBackups> {
-    reader.not_yet(at);
     let fields = reader.fields(at, &["storage", "before"])?;
     let help = "write `{ storage: pbs, before: 10m }`";
     let storage = fields.need(reader, "storage", help);

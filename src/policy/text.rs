@@ -552,13 +552,13 @@ mod tests {
         let hibernate = Otherwise::Hibernate { or: OrElse::KeepAwake };
         assert_eq!(policy.guest_rules()[2].otherwise, hibernate);
         let monday: Timestamp = "2026-11-23T09:00:00Z".parse().unwrap();
-        let (name, opening) = policy.opening(&"host2".into(), monday).unwrap();
+        let (name, opening) = policy.opening(&"host2".into(), monday, &[]).unwrap();
         assert_eq!(name, "office-hours");
         assert_eq!(opening.closes, Some("2026-11-23T17:00:00Z".parse().unwrap()));
-        let (name, next) = policy.next_opening(&"host3".into(), monday).unwrap();
+        let (name, next) = policy.next_opening(&"host3".into(), monday, &[]).unwrap();
         assert_eq!(name, "weekend-render");
         assert_eq!(next.opens, "2026-11-28T08:00:00Z".parse().unwrap());
-        assert_eq!(policy.opening(&"host3".into(), monday), None);
+        assert_eq!(policy.opening(&"host3".into(), monday, &[]), None);
         let night: Timestamp = "2026-11-23T02:00:00Z".parse().unwrap();
         assert!(policy.quiet_now(&"host3".into(), night).is_some());
         assert!(policy.quiet_now(&"host3".into(), monday).is_none());
@@ -583,7 +583,7 @@ mod tests {
         assert_eq!(policy.quorum().spare, 1);
         assert_eq!(policy.migrations().bandwidth, Some(110 << 20));
         let friday: Timestamp = "2026-11-27T20:00:00Z".parse().unwrap();
-        assert_eq!(policy.opening(&"host3".into(), friday).unwrap().0, "elsewhere");
+        assert_eq!(policy.opening(&"host3".into(), friday, &[]).unwrap().0, "elsewhere");
     }
 
     #[test]
@@ -739,7 +739,8 @@ policies: [{ name: a, hosts: [host3], run: [{ from: 0 8 * * *, for: 1h }] }]
         let tags: Vec<_> =
             policy.guest_rules().iter().map(|rule| rule.matches.tag.clone().unwrap()).collect();
         assert_eq!(tags, ["a", "b"]);
-        let opens = policy.next_opening(&"host3".into(), "2026-11-23T12:00:00Z".parse().unwrap());
+        let opens =
+            policy.next_opening(&"host3".into(), "2026-11-23T12:00:00Z".parse().unwrap(), &[]);
         assert_eq!(opens.unwrap().1.opens, "2026-11-24T08:00:00Z".parse().unwrap());
     }
 

@@ -102,7 +102,7 @@ fn asleep_together(policy: &Policy) -> Vec<BTreeSet<&HostName>> {
     let may_sleep: Vec<&HostName> = may_sleep.map(|(name, _)| name).collect();
     let mut found: BTreeSet<BTreeSet<&HostName>> = BTreeSet::new();
     for at in edges(policy) {
-        let asleep = may_sleep.iter().filter(|host| policy.opening(host, at).is_none());
+        let asleep = may_sleep.iter().filter(|host| policy.opening(host, at, &[]).is_none());
         found.insert(asleep.copied().collect());
     }
     let mut found: Vec<BTreeSet<&HostName>> = found.into_iter().collect();

@@ -9,12 +9,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::client::Trouble;
 use super::wire::{self, Precondition};
 use super::{Core, api_name, evidence, lanes, tasks};
 use crate::cluster::{
-    Answer, Gap, GuestFacts, GuestKind, HostName, LiveGuest, Membership, Moment, Permissions,
-    Question, Readiness, RunState, TaskSeen, Vmid,
+    Answer, BackupJob, Gap, GuestFacts, GuestKind, HostName, LiveGuest, Membership, Moment,
+    Permissions, Question, Readiness, RunState, TaskSeen, Vmid,
 };
 use crate::site::{Clock, Transport, Working};
 
@@ -39,6 +41,8 @@ pub fn name(question: &Question) -> String {
         Question::Readiness(host) => format!("readiness of {host}"),
         Question::Permissions => "permissions".into(),
         Question::ConfiguredVotes => "configured votes".into(),
+        Question::BackupJobs => "backup jobs".into(),
+        Question::WakeAddress(host) => format!("wake address of {host}"),
         Question::Guest(guest) => format!("configuration of guest {guest}"),
         Question::Task(upid) => format!("task {upid}"),
         Question::Tasks { host, guest: Some(guest), .. } => {
@@ -85,6 +89,8 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
             Question::Readiness(host) => self.readiness(host).await,
             Question::Permissions => self.permissions().await,
             Question::ConfiguredVotes => self.configured_votes().await,
+            Question::BackupJobs => self.backup_jobs().await,
+            Question::WakeAddress(host) => self.wake_address(host).await,
             Question::Guest(guest) => self.guest(*guest).await,
             Question::Task(upid) => self.task(upid).await,
             Question::Tasks { host, guest, since } => {
@@ -200,6 +206,36 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
         let votes = self.at(&host, self.core.client.configured_votes(&host)).await.map_err(told)?;
         let named = |(node, votes): (String, u32)| (self.core.endpoints.host(&node), votes);
         Ok(Answer::ConfiguredVotes(votes.into_iter().map(named).collect()))
+    }
+
+    async fn backup_jobs(&mut self) -> Result<Answer, String> {
+        let host = self.anybody()?;
+        let jobs = self.at(&host, self.core.client.backup_jobs(&host)).await.map_err(told)?;
+        let job = |job: wire::BackupEntry| {
+            let next_run = job.next_run.map(|seconds| {
+                let seconds = i64::try_from(seconds).unwrap_or(i64::MAX);
+                Timestamp::from_second(seconds)
+                    .map_err(|_| format!("the next run of backup job {} is garbled", job.id))
+            });
+            Ok(BackupJob {
+                storage: job.storage,
+                schedule: job.schedule.unwrap_or_default(),
+                node: job.node.map(|node| self.core.endpoints.host(&node)),
+                // A job that is switched off has a next run all the same, in some versions.
+                next_run: next_run.transpose()?.filter(|_| job.enabled),
+                enabled: job.enabled,
+                id: job.id,
+            })
+        };
+        Ok(Answer::BackupJobs(jobs.into_iter().map(job).collect::<Result<_, String>>()?))
+    }
+
+    /// Any member answers for a host that sleeps: it is a file of the cluster.
+    async fn wake_address(&mut self, host: &HostName) -> Result<Answer, String> {
+        let node = self.core.endpoints.node(host);
+        let to = self.core.endpoints.door(host);
+        let mac = self.at(&to, self.core.client.wake_address(&to, node)).await.map_err(told)?;
+        Ok(Answer::WakeAddress(mac))
     }
 
     /// Whom to ask what every host knows: the first that is not known to be silent.

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::wire;
-use crate::cluster::HostName;
+use crate::cluster::{HostName, Mac};
 use crate::request::Answered;
 use crate::site::{Call, Fault, Method, Reply, Transport};
 
@@ -126,6 +126,15 @@ impl<T: Transport> Client<T> {
     pub async fn configured_votes(&self, to: &HostName) -> Result<BTreeMap<String, u32>, Trouble> {
         let path = "/cluster/config/nodes".into();
         self.get(to, path, &[], READ_LIMIT, wire::configured_votes).await
+    }
+
+    pub async fn backup_jobs(&self, to: &HostName) -> Result<Vec<wire::BackupEntry>, Trouble> {
+        self.get(to, "/cluster/backup".into(), &[], READ_LIMIT, wire::backup_jobs).await
+    }
+
+    pub async fn wake_address(&self, to: &HostName, node: &str) -> Result<Option<Mac>, Trouble> {
+        let path = format!("/nodes/{node}/config");
+        self.get(to, path, &[("property", "wakeonlan")], READ_LIMIT, wire::wake_address).await
     }
 
     pub async fn permissions(

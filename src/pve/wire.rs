@@ -13,7 +13,7 @@ use std::fmt;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 
-use crate::cluster::Cpu;
+use crate::cluster::{Cpu, Mac};
 
 /// Any JSON scalar; what is nested is skipped.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -487,6 +487,66 @@ pub fn storages_missing(body: &[u8]) -> Result<Vec<String>, String> {
     };
     let name = |entry: Entry| entry.storage.ok_or_else(|| "a storage without a name".to_owned());
     data::<Vec<Entry>>(body)?.into_iter().filter(missing).map(name).collect()
+}
+
+/// One job of `GET /cluster/backup`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BackupEntry {
+    pub id: String,
+    pub storage: Option<String>,
+    pub schedule: Option<String>,
+    pub node: Option<String>,
+    pub enabled: bool,
+    pub next_run: Option<u64>,
+}
+
+pub fn backup_jobs(body: &[u8]) -> Result<Vec<BackupEntry>, String> {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default, deserialize_with = "text")]
+        id: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        storage: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        schedule: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        node: Option<String>,
+        #[serde(default, deserialize_with = "flag")]
+        enabled: Option<bool>,
+        #[serde(default, rename = "next-run", deserialize_with = "number")]
+        next_run: Option<u64>,
+    }
+    let job = |entry: Entry| {
+        Ok(BackupEntry {
+            id: entry.id.ok_or("a backup job without an id")?,
+            storage: entry.storage,
+            schedule: entry.schedule,
+            node: entry.node.filter(|node| !node.is_empty()),
+            // PVE leaves it out where it is on.
+            enabled: entry.enabled != Some(false),
+            next_run: entry.next_run,
+        })
+    };
+    data::<Vec<Entry>>(body)?.into_iter().map(job).collect()
+}
+
+/// `wakeonlan` of `GET /nodes/{n}/config`: `MAC,bind-interface=…,broadcast-address=…`, where the
+/// MAC may be spelled `mac=MAC`.
+pub fn wake_address(body: &[u8]) -> Result<Option<Mac>, String> {
+    #[derive(Deserialize)]
+    struct Config {
+        #[serde(default, deserialize_with = "text")]
+        wakeonlan: Option<String>,
+    }
+    let Some(property) = data::<Config>(body)?.wakeonlan.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let mac = property.split(',').find_map(|part| match part.split_once('=') {
+        Some((name, value)) => (name == "mac").then_some(value),
+        None => Some(part),
+    });
+    let mac = mac.and_then(|mac| mac.parse().ok());
+    mac.map(Some).ok_or_else(|| format!("`wakeonlan` is `{property}`, which names no address"))
 }
 
 /// `GET /cluster/config/nodes`: configured votes by node; a missing key counts as 1.

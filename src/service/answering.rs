@@ -292,7 +292,9 @@ impl Counter<'_> {
             because: None,
             by: by.to_owned(),
         });
-        let next = self.policy.and_then(|policy| policy.next_opening(name, self.now.civil));
+        let backups = self.ledger.backups.runs(self.now.civil);
+        let next = self.policy;
+        let next = next.and_then(|policy| policy.next_opening(name, self.now.civil, &backups));
         granted.sentences.push(match (until, next) {
             (Some(until), _) => {
                 let left = until.duration_since(self.now.civil).unsigned_abs();

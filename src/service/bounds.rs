@@ -63,7 +63,7 @@ fn may_rest(policy: &Policy, ledger: &Ledger, now: Timestamp) -> BTreeSet<HostNa
             || host.tier == Tier::Low;
         let on_command = wanted == Some(Wants::Rest) || ledger.proving.contains_key(name);
         let record = ledger.host(name);
-        let by_itself = policy.opening(name, now).is_none()
+        let by_itself = policy.opening(name, now, &ledger.backups.runs(now)).is_none()
             && (record.ours() || host.enforce)
             && proven(host, &record);
         (!kept_on && (on_command || by_itself)).then(|| name.clone())

@@ -287,12 +287,13 @@ impl<S: Site> Service<S> {
 /// Leases that are over, and proofs that took too long.
 fn lease_ends(policy: Option<&Policy>, ledger: &Ledger, now: Moment) -> Vec<Entry> {
     let mut entries = Vec::new();
+    let backups = ledger.backups.runs(now.civil);
     for (host, lease) in &ledger.leases {
         let over = match (lease.until, lease.wants) {
             (Some(until), _) => (until <= now.civil).then(|| "its time is over".to_owned()),
             // A `down` without an end lasts until the next window opens.
             (None, Wants::Rest) => policy
-                .and_then(|policy| policy.next_opening(host, lease.granted))
+                .and_then(|policy| policy.next_opening(host, lease.granted, &backups))
                 .filter(|(_, opening)| opening.opens <= now.civil)
                 .map(|(policy, _)| format!("policy {policy} opened its window")),
             (None, Wants::Awake) => None,

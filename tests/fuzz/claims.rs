@@ -24,11 +24,11 @@ pub fn policy(text: &str) {
     if let Some(policy) = reading.policy {
         for host in policy.hosts().keys() {
             let now = instant();
-            let open = policy.opening(host, now).map(|(_, opening)| opening);
+            let open = policy.opening(host, now, &[]).map(|(_, opening)| opening);
             assert!(
                 open.is_none_or(|one| one.opens <= now && one.closes.is_none_or(|at| at > now))
             );
-            let next = policy.next_opening(host, now).map(|(_, opening)| opening);
+            let next = policy.next_opening(host, now, &[]).map(|(_, opening)| opening);
             assert!(next.is_none_or(|one| one.opens > now));
         }
     }
