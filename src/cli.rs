@@ -327,7 +327,7 @@ fn now() -> Timestamp {
 fn perform(cli: &Cli) -> anyhow::Result<Exit> {
     match &cli.command {
         Command::Check(args) => in_time(check::check(&cli.config, args)),
-        Command::Agenda(args) => agenda::agenda(&cli.config, args),
+        Command::Agenda(args) => in_time(agenda::agenda(&cli.config, args)),
         Command::Demo(args) => in_time(demo::demo(args)),
         Command::Pretend(args) => in_time(pretend::pretend(args)),
         Command::Completions { shell } => {

@@ -69,6 +69,9 @@ pub enum Look {
     },
     Agenda {
         days: u32,
+        /// The instant of the last look if not given.
+        #[serde(default)]
+        from: Option<Timestamp>,
     },
     History {
         #[serde(default)]

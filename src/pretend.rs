@@ -53,7 +53,8 @@
 //! qdevice: { algorithm: ffsplit, votes: 1, server: 10.0.0.9 }   # also lms, server_on, server_in
 //! tokens:                          # root@pam!full with every right when left out
 //!   - { id: "spot@pve!spot", secret: "…", rights: suffices }    # full, {by: {PATH: [PRIVILEGE]}}
-//! backups: []                      # entries of /cluster/backup, as PVE would give them
+//! backups:                         # entries of /cluster/backup, which run; schedules are in UTC
+//!   - { id: nightly, schedule: "02:30", storage: shared, all: 1, lasts: 20m }
 //! script:                          # what befalls the world; see `script::Event` for every event
 //!   - { after: 2h, press: host3 }
 //!   - { at: 2026-01-05T09:00:00Z, crash: host2 }
@@ -71,6 +72,7 @@ mod fate;
 pub mod file;
 pub mod guests;
 pub mod iron;
+mod jobs;
 pub mod memory;
 pub mod power;
 pub mod rights;

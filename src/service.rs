@@ -124,7 +124,7 @@ impl<S: Site> Service<S> {
         };
         let status = footing.blank_status(site.now());
         let plan = PlanShown::of(&Plan::default(), &status);
-        let picture = Arc::new(Picture { status, plan, policy: None });
+        let picture = Arc::new(Picture { status, plan, policy: None, backups: Vec::new() });
         Service {
             site,
             books,
@@ -226,7 +226,8 @@ impl<S: Site> Service<S> {
         let policy = in_force.map(|in_force| in_force.policy.clone());
         let status = Status::of(policy.as_deref(), &seen, ledger, &plan, &footing);
         let shown = PlanShown::of(&plan, &status);
-        let picture = Arc::new(Picture { status, plan: shown, policy });
+        let backups = ledger.backups.runs(now.civil);
+        let picture = Arc::new(Picture { status, plan: shown, policy, backups });
         let entries = self.books.fresh();
         for kept in &entries {
             let shown = shown_entry(kept);

@@ -15,7 +15,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::cluster::{
-    Answer, GuestKind, GuestSeen, HostName, Moment, Observation, Question, Tier, Vmid,
+    Answer, BackupRun, GuestKind, GuestSeen, HostName, Moment, Observation, Question, Tier, Vmid,
 };
 use crate::gate::{EvidenceKind, Here, Mode};
 use crate::ledger::{Ledger, Parked, ParkedGuest, VoteCount, Wants};
@@ -528,8 +528,9 @@ impl Footing {
 pub struct Picture {
     pub status: Status,
     pub plan: PlanShown,
-    /// The policy in force, for the agenda.
+    /// The policy in force and PVE's backups, for the agenda.
     pub policy: Option<std::sync::Arc<Policy>>,
+    pub backups: Vec<BackupRun>,
 }
 
 /// One journal entry as it is shown and sent to followers.

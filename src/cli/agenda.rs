@@ -1,8 +1,9 @@
 //! `spot agenda`: when which host will be wanted, by which policy; drawn as days of hours for
 //! people.
 //!
-//! The policies are read here and now, so that a change can be looked at before it is committed;
-//! neither cluster nor service is needed.
+//! The service tells it for the policy in force, with PVE's backup jobs in it. With `--policies`
+//! they are read here and now, so that a change can be looked at before it is committed; neither
+//! cluster nor service is needed then.
 //!
 //! **Does not know:** what the cluster is doing.
 
@@ -10,33 +11,34 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan, Zoned};
 
 use super::paper::{Ink, Sheet, plain, table};
-use super::{AgendaArgs, Exit, check, paper};
+use super::{AgendaArgs, Exit, check, live, look, paper};
 use crate::cluster::HostName;
+use crate::control::Look;
+use crate::policy::Policy;
 use crate::status::{Agenda, WindowShown};
 
 /// More days than this are listed, not drawn.
 const DRAWN_DAYS: u32 = 14;
 const HOURS: usize = 24;
 
-pub fn agenda(config: &Path, args: &AgendaArgs) -> anyhow::Result<Exit> {
-    let place = match &args.policies {
-        Some(path) => path.clone(),
-        None => check::place(config, None)?,
+pub async fn agenda(config: &Path, args: &AgendaArgs) -> anyhow::Result<Exit> {
+    let (agenda, zone) = match &args.policies {
+        Some(path) => read(path, args)?,
+        None => match asked(config, args).await? {
+            Some(agenda) => agenda,
+            None => read(&check::place(config, None)?, args)?,
+        },
     };
-    let policy = check::valid(&place)?;
-    let cluster = None;
-    let from = args.from.unwrap_or_else(super::now);
-    let agenda = Agenda::of(&policy, cluster, from, u32::from(args.days));
     match args.look.json {
         true => paper::json(&agenda)?,
         false => {
             // The owner thinks in the zone the policies are written in.
-            let sheet = Sheet::stdout(from);
-            let windows = policy.rules().iter().flat_map(|rule| &rule.run);
-            let sheet = match windows.map(|one| one.zone().clone()).next() {
+            let sheet = Sheet::stdout(agenda.at);
+            let sheet = match zone {
                 Some(zone) => sheet.in_zone(zone),
                 None => sheet,
             };
@@ -44,6 +46,41 @@ pub fn agenda(config: &Path, args: &AgendaArgs) -> anyhow::Result<Exit> {
         }
     }
     Ok(Exit::Yes)
+}
+
+/// By the policies as they are written here and now.
+fn read(place: &Path, args: &AgendaArgs) -> anyhow::Result<(Agenda, Option<TimeZone>)> {
+    let policy = check::valid(place)?;
+    let waits = policy.rules().iter().filter(|rule| rule.for_backups.is_some());
+    for rule in waits {
+        paper::aside(&format!(
+            "When {} opens is not shown: PVE's backup jobs are known to the running service alone.",
+            plain(&rule.name)
+        ));
+    }
+    let from = args.from.unwrap_or_else(super::now);
+    let agenda = Agenda::of(&policy, &[], None, from, u32::from(args.days));
+    Ok((agenda, zone(&policy)))
+}
+
+/// By the policy in force, and PVE's backup jobs; `None` when no service runs.
+async fn asked(
+    config: &Path,
+    args: &AgendaArgs,
+) -> anyhow::Result<Option<(Agenda, Option<TimeZone>)>> {
+    if !config.exists() {
+        return Ok(None);
+    }
+    let config = live::config(config)?;
+    let ask = Look::Agenda { days: u32::from(args.days), from: args.from };
+    let agenda: Option<Agenda> = look::ask(&config, ask).await?;
+    let zone = || check::valid(&config.policies).ok().and_then(|policy| zone(&policy));
+    Ok(agenda.map(|agenda| (agenda, zone())))
+}
+
+fn zone(policy: &Policy) -> Option<TimeZone> {
+    let windows = policy.rules().iter().flat_map(|rule| &rule.run);
+    windows.map(|one| one.zone().clone()).next()
 }
 
 /// Host by host: a line for each day, or a line for each window where the days are many.

@@ -174,7 +174,7 @@ fn row(one: EntryShown) -> Row {
 }
 
 /// One document from the service; `None` when none runs.
-async fn ask<D: DeserializeOwned>(config: &Config, look: Look) -> anyhow::Result<Option<D>> {
+pub async fn ask<D: DeserializeOwned>(config: &Config, look: Look) -> anyhow::Result<Option<D>> {
     let Some(mut client) = service(config).await? else { return Ok(None) };
     let document = client.look(look).await.map_err(remedied)?;
     Ok(Some(serde_json::from_value(document).map_err(|error| {

@@ -184,11 +184,12 @@ impl Control {
                     );
                 }
             },
-            Look::Agenda { days } => match &picture.policy {
+            Look::Agenda { days, from } => match &picture.policy {
                 Some(policy) => serde_json::to_value(Agenda::of(
                     policy,
+                    &picture.backups,
                     status.cluster.clone(),
-                    status.at,
+                    from.unwrap_or(status.at),
                     days,
                 )),
                 None => {

@@ -39,7 +39,7 @@ fn picture(second: i64) -> Arc<Picture> {
     let civil = Timestamp::from_second(second).unwrap();
     let status = footing.blank_status(Moment { civil, monotonic: Duration::ZERO });
     let plan = PlanShown::of(&Plan::default(), &status);
-    Arc::new(Picture { status, plan, policy: None })
+    Arc::new(Picture { status, plan, policy: None, backups: Vec::new() })
 }
 
 fn entry(seq: u64) -> EntryShown {
@@ -136,7 +136,7 @@ async fn what_cannot_be_looked_at_is_said_with_a_remedy() {
         fault(Look::Why { host: "host9".into() }).await.to_string(),
         "there is no host host9"
     );
-    let no_policy = fault(Look::Agenda { days: 7 }).await;
+    let no_policy = fault(Look::Agenda { days: 7, from: None }).await;
     assert!(no_policy.remedy().starts_with("spot check"), "{no_policy}");
     let history = Look::History { host: None, since: None, limit: None };
     assert_eq!(fault(history).await.remedy(), "start spot");

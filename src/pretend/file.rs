@@ -38,7 +38,7 @@ pub struct WorldFile {
     pub config_version: u64,
     #[serde(default)]
     pub tokens: Vec<TokenFile>,
-    /// Entries of `/cluster/backup`, handed out as they are.
+    /// Entries of `/cluster/backup`, handed out as they are but for `lasts`; they run.
     #[serde(default)]
     pub backups: Vec<serde_json::Map<String, serde_json::Value>>,
     /// Megabytes a second a migration copies.

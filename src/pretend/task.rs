@@ -627,6 +627,15 @@ impl World {
     }
 }
 
+impl World {
+    /// A backup that ends before it has begun.
+    pub(crate) fn backup_fails(&mut self, host: &HostName, why: &str) {
+        let id = self.begin(host, "vzdump", None, &Caller::root(), Aim::Nothing);
+        self.tell(host.as_str(), format!("a backup failed: {why}"));
+        self.then(id, SHORT, Step::Fail(why.to_owned()));
+    }
+}
+
 fn task_subject(aim: &Aim) -> &[Vmid] {
     match aim {
         Aim::Backup { left, .. } => left,

@@ -20,6 +20,7 @@ use super::clock::Wall;
 use super::file::{DeviceFile, DeviceKind, HostFile, Power, StorageFile, WorldFile};
 use super::guests::{Guest, Run};
 use super::iron::{Arithmetic, Device, Iron, View};
+use super::jobs::Job;
 use super::power::{Host, Phase, Stage};
 use super::rights::Token;
 use super::script::{AnswerFault, Event, Scripted};
@@ -49,7 +50,7 @@ pub struct World {
     pub(crate) tokens: BTreeMap<String, Token>,
     pub(crate) device: Option<DeviceFile>,
     pub(crate) wait_for_all: bool,
-    pub(crate) backups: Vec<serde_json::Map<String, serde_json::Value>>,
+    pub(crate) backups: Vec<Job>,
     pub(crate) link_bytes_per_second: u64,
     pub(crate) figures: BTreeMap<Vmid, Figures>,
     pub(crate) answer_faults: Vec<AnswerFault>,
@@ -73,6 +74,8 @@ pub(crate) enum Due {
     Script(Box<Event>),
     /// The HA manager looks at a guest.
     HaRound(Vmid),
+    /// The time of this backup job has come.
+    Backup(usize),
 }
 
 /// A storage and where it is.
@@ -101,7 +104,14 @@ pub(crate) struct TaskFault {
 impl World {
     /// Reads a world file (see [`crate::pretend`]). The error is one sentence with the place.
     pub fn read(text: &str) -> Result<World, String> {
-        WorldFile::read(text).map(World::new)
+        let mut file = WorldFile::read(text)?;
+        let entries = std::mem::take(&mut file.backups);
+        let jobs = entries.into_iter().enumerate().map(|(at, entry)| Job::read(entry, at + 1));
+        let backups = jobs.collect::<Result<_, String>>()?;
+        let mut world = World::new(file);
+        world.backups = backups;
+        world.schedule_backups();
+        Ok(world)
     }
 
     /// The reference home: three hosts with 3, 1 and 1 votes and a handful of guests.
@@ -140,7 +150,7 @@ impl World {
             tokens: Token::all(&file.tokens),
             device: file.qdevice,
             wait_for_all: file.wait_for_all,
-            backups: file.backups,
+            backups: Vec::new(),
             link_bytes_per_second: file.link_megabytes_per_second.max(1) * 1_000_000,
             figures: BTreeMap::new(),
             answer_faults: Vec::new(),
@@ -274,6 +284,7 @@ impl World {
             Due::Task(task, step) => self.task_step(task, step),
             Due::Script(event) => self.befall(&event),
             Due::HaRound(guest) => self.ha_round(guest),
+            Due::Backup(job) => self.run_backup(job),
         }
     }
 

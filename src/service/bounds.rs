@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 
-use crate::cluster::{GuestSeen, HostName, Observation, Tier, Vmid};
+use crate::cluster::{GuestSeen, HostName, Observation, Question, Tier, Vmid};
 use crate::gate::{Bounds, EvidenceKind};
 use crate::ledger::{HostRecord, Ledger, Presence, Wants};
 use crate::policy::{GuestRule, GuestTraits, Host, OrElse, Otherwise, Policy, Serves};
@@ -36,7 +36,7 @@ pub(super) fn bounds(
         mode: settings.mode,
         spare: policy.quorum().spare,
         evidence: EvidenceKind::from(policy.quorum().evidence),
-        may_rest: may_rest(policy, ledger, now),
+        may_rest: may_rest(policy, seen, ledger, now),
         may_stop_guests: guests_where(policy, seen, ledger, stops),
         may_hibernate_guests: guests_where(policy, seen, ledger, hibernates),
         may_restart_guests: guests_where(policy, seen, ledger, |rule| rule.restart),
@@ -54,7 +54,15 @@ pub(super) fn bounds(
 }
 
 /// Hosts that may be powered off now, as far as their owner's wishes go.
-fn may_rest(policy: &Policy, ledger: &Ledger, now: Timestamp) -> BTreeSet<HostName> {
+fn may_rest(
+    policy: &Policy,
+    seen: &Observation,
+    ledger: &Ledger,
+    now: Timestamp,
+) -> BTreeSet<HostName> {
+    let backups = ledger.backups.runs(now);
+    let jobs = seen.answers.get(&Question::BackupJobs);
+    let jobs_known = jobs.is_some_and(|one| one.answer.is_ok());
     let may = |(name, host): (&HostName, &Host)| {
         let wanted = ledger.leases.get(name).map(|lease| lease.wants);
         let kept_on = wanted == Some(Wants::Awake)
@@ -63,7 +71,8 @@ fn may_rest(policy: &Policy, ledger: &Ledger, now: Timestamp) -> BTreeSet<HostNa
             || host.tier == Tier::Low;
         let on_command = wanted == Some(Wants::Rest) || ledger.proving.contains_key(name);
         let record = ledger.host(name);
-        let by_itself = policy.opening(name, now, &ledger.backups.runs(now)).is_none()
+        let by_itself = policy.opening(name, now, &backups).is_none()
+            && (jobs_known || policy.backups(name).next().is_none())
             && (record.ours() || host.enforce)
             && proven(host, &record);
         (!kept_on && (on_command || by_itself)).then(|| name.clone())

@@ -12,9 +12,9 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::VERSION;
-use crate::cluster::HostName;
+use crate::cluster::{BackupRun, HostName};
 use crate::policy::calendar::{Opening, Window};
-use crate::policy::{Policy, Rule};
+use crate::policy::{ForBackups, Policy, Rule};
 
 /// Agendas reach this far at most: as far as windows are looked for.
 const DAYS: u32 = 400;
@@ -45,14 +45,24 @@ pub struct WindowShown {
 impl Agenda {
     /// Every window that closes after `from` and opens before `days` times 24 hours are over, in
     /// the order of opening, host, policy.
-    pub fn of(policy: &Policy, cluster: Option<String>, from: Timestamp, days: u32) -> Agenda {
+    /// `backups` are PVE's runs so far as anybody knows of them: of each job the next, which opens
+    /// a window of `for_backups` and leaves its close unknown.
+    pub fn of(
+        policy: &Policy,
+        backups: &[BackupRun],
+        cluster: Option<String>,
+        from: Timestamp,
+        days: u32,
+    ) -> Agenda {
         let days = days.min(DAYS);
         let end = from
             .checked_add(Duration::from_secs(u64::from(days) * 24 * 3600))
             .unwrap_or(Timestamp::MAX);
         let mut windows = Vec::new();
         for rule in policy.rules() {
-            for one in openings(&rule.run, from, end) {
+            let jobs =
+                rule.for_backups.iter().flat_map(|jobs| for_backups(jobs, backups, from, end));
+            for one in joined(openings(&rule.run, from, end), jobs.collect()) {
                 windows.extend(rule.hosts.iter().map(|host| shown(rule, host, one)));
             }
         }
@@ -80,6 +90,46 @@ fn openings(windows: &[Window], from: Timestamp, end: Timestamp) -> Vec<Opening>
         opens = closes.and_then(|closes| next(windows, closes));
     }
     found
+}
+
+/// The openings of `for_backups`, the one that holds at `from` first.
+fn for_backups(
+    jobs: &ForBackups,
+    backups: &[BackupRun],
+    from: Timestamp,
+    end: Timestamp,
+) -> Vec<Opening> {
+    let mut found: Vec<Opening> = jobs.open_at(backups, from).into_iter().collect();
+    let mut after = from;
+    while let Some(next) = jobs.next_after(backups, after).filter(|next| next.opens < end) {
+        // A job due while another's window is open makes no second one.
+        let opening = jobs.open_at(backups, next.opens).unwrap_or(next);
+        if found.last().is_none_or(|last| last.opens != opening.opens) {
+            found.push(opening);
+        }
+        after = next.opens;
+    }
+    found
+}
+
+/// Both kinds of one policy's openings. A backup that begins inside a window, or before one has
+/// begun and goes on for nobody knows how long, is one with it only where they are seen to meet.
+fn joined(mut windows: Vec<Opening>, backups: Vec<Opening>) -> Vec<Opening> {
+    for backup in backups {
+        let meets = |one: &&mut Opening| {
+            let reaches = one.closes.is_none_or(|closes| backup.opens <= closes);
+            let reached = backup.closes.is_some_and(|closes| one.opens <= closes);
+            (one.opens <= backup.opens && reaches) || (backup.opens <= one.opens && reached)
+        };
+        match windows.iter_mut().find(meets) {
+            Some(one) => {
+                one.opens = one.opens.min(backup.opens);
+                one.closes = one.closes.zip(backup.closes).map(|(one, other)| one.max(other));
+            }
+            None => windows.push(backup),
+        }
+    }
+    windows
 }
 
 /// When the stretch that holds at `at` began.

@@ -40,7 +40,7 @@ pub(super) fn route(asking: &mut Asking, method: &str, rest: &[&str]) -> Answer 
         ("GET", ["config", "qdevice"]) => audited(asking, &[], qdevice),
         ("GET", ["config", "join"]) => audited(asking, &["node"], join),
         ("GET", ["options"]) => Ok(options(asking).into()),
-        ("GET", ["backup"]) => audited(asking, &[], |asking| json!(asking.world.backups)),
+        ("GET", ["backup"]) => audited(asking, &[], |asking| asking.world.backup_jobs()),
         ("GET", ["replication"]) => Ok(json!([]).into()),
         ("GET", ["ha", "status", "current"]) => audited(asking, &[], ha_current),
         ("GET", ["ha", "status", "manager_status"]) => audited(asking, &[], manager_status),
