@@ -3,7 +3,7 @@
 //! PVE's list says when a job runs next, and nothing of the run before; its task list says what
 //! runs, and not for which storage. So every due time that was ever announced is kept for a while,
 //! and a backup counts for the storages whose jobs were due when it began. One that was at work
-//! before anybody watched counts for all of them: a host kept awake for nothing is the smaller harm.
+//! before anybody watched counts for all of them: a host kept awake for nothing is the lesser harm.
 //!
 //! What cannot be read changes nothing here, so a window that is open stays as it was last known.
 //!
