@@ -111,21 +111,18 @@ impl Config {
     /// How the live site finds every host. `nodes` are the policy's hosts with PVE's names of them;
     /// a host that only a policy names has no address.
     pub fn endpoints(&self, nodes: &BTreeMap<HostName, String>) -> Endpoints {
-        let mut hosts: BTreeMap<HostName, Endpoint> = BTreeMap::new();
-        for (host, node) in nodes {
-            hosts.insert(host.clone(), Endpoint { node: node.clone(), addressed: false });
-        }
-        for (host, own) in &self.hosts {
-            let of_policy = nodes.get(host).cloned();
-            let node = own.clone().or(of_policy).unwrap_or_else(|| host.to_string());
-            hosts.insert(host.clone(), Endpoint { node, addressed: true });
-        }
+        let own = |(host, node): &(HostName, Option<String>)| {
+            let fixed = node.is_some();
+            let node = node.clone().unwrap_or_else(|| host.to_string());
+            (host.clone(), Endpoint { node, addressed: true, fixed })
+        };
+        let hosts: BTreeMap<HostName, Endpoint> = self.hosts.iter().map(own).collect();
         let mut prefer: Vec<HostName> = self.hosts.iter().map(|(host, _)| host.clone()).collect();
         if let Here::Host(here) = &self.here {
             // The host where spot lives answers without a network in between.
             prefer.sort_by_key(|host| host != here);
         }
-        Endpoints { hosts, prefer, token: self.access.token.clone() }
+        Endpoints { hosts, prefer, token: self.access.token.clone() }.renamed(nodes)
     }
 
     /// The secret kept under `name`: a systemd credential, or a file beside `spot.yaml`.

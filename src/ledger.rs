@@ -831,7 +831,7 @@ mod tests {
 
     #[test]
     fn a_host_that_comes_up_after_our_packets_is_ours_even_if_the_wish_is_gone() {
-        let sent = Answered::Sent { packets: 1, by: vec![] };
+        let sent = Answered::Sent { packets: 1, by: vec![], but: vec![] };
         let mut entries = called_and_dropped(sent);
         entries.push((80, came(false)));
         assert!(after(&entries).host(&"host3".into()).ours());

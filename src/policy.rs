@@ -166,6 +166,7 @@ impl Host {
             broadcast: self.wake.broadcast,
             interface: self.wake.interface.clone(),
             password: self.wake.password.clone(),
+            relay: self.wake.relay.clone(),
         };
         self.macs.iter().map(way).collect()
     }

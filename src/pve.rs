@@ -26,6 +26,7 @@ pub mod wire;
 mod asking;
 mod lanes;
 mod look;
+mod relay;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -69,6 +70,8 @@ pub struct Endpoint {
     pub node: String,
     /// `spot.yaml` names an address for it.
     pub addressed: bool,
+    /// `spot.yaml` names the node itself, which outranks the policies.
+    pub fixed: bool,
 }
 
 impl Endpoints {
@@ -80,6 +83,28 @@ impl Endpoints {
 
     pub fn node<'a>(&'a self, host: &'a HostName) -> &'a str {
         self.hosts.get(host).map_or(host.as_str(), |endpoint| &endpoint.node)
+    }
+
+    /// With the policies' hosts and PVE's names of them: these outlive no policy, but what
+    /// `spot.yaml` itself says stays.
+    pub fn renamed(&self, nodes: &BTreeMap<HostName, String>) -> Endpoints {
+        let mut hosts: BTreeMap<HostName, Endpoint> = self
+            .hosts
+            .iter()
+            .filter(|(_, endpoint)| endpoint.addressed)
+            .map(|(host, endpoint)| {
+                let own = if endpoint.fixed { &endpoint.node } else { &host.0 };
+                (host.clone(), Endpoint { node: own.clone(), ..endpoint.clone() })
+            })
+            .collect();
+        for (host, node) in nodes {
+            let fresh = Endpoint { node: node.clone(), addressed: false, fixed: false };
+            let endpoint = hosts.entry(host.clone()).or_insert(fresh);
+            if !endpoint.fixed {
+                endpoint.node.clone_from(node);
+            }
+        }
+        Endpoints { hosts, ..self.clone() }
     }
 
     pub fn addressed(&self, host: &HostName) -> bool {
@@ -121,15 +146,24 @@ pub struct Live<T, W, C> {
 struct Core<T, C> {
     client: Client<T>,
     clock: C,
-    endpoints: Endpoints,
+    endpoints: RefCell<Rc<Endpoints>>,
     lanes: RefCell<Lanes>,
     board: RefCell<Board>,
+}
+
+impl<T, C> Core<T, C> {
+    /// How hosts are reached now; a policy may give them other names of PVE's at any turn.
+    fn endpoints(&self) -> Rc<Endpoints> {
+        self.endpoints.borrow().clone()
+    }
 }
 
 /// What the jobs found.
 #[derive(Default)]
 struct Board {
     answers: BTreeMap<Question, Stamped>,
+    /// Counts the renamings of hosts: what a job found under older names is nobody's.
+    names: u64,
     /// Questions that a job is at work on.
     pending: BTreeSet<Question>,
     looking: bool,
@@ -162,7 +196,7 @@ impl<T: Transport, W: Waker, C: Clock> Live<T, W, C> {
         let core = Core {
             client: Client::new(transport, endpoints.token.clone()),
             clock: clock.clone(),
-            endpoints,
+            endpoints: RefCell::new(Rc::new(endpoints)),
             lanes: RefCell::default(),
             board: RefCell::default(),
         };
@@ -184,14 +218,17 @@ impl<T: Transport, W: Waker, C: Clock> Live<T, W, C> {
         // Now, and not when the job first runs: on a real clock that is later than the questions of
         // the same turn, and their answers would never count as this turn's.
         let began = self.clock.now();
+        let names = core.board.borrow().names;
         self.jobs.spawn_local(async move {
             let mut asking = Asking::new(&core, working);
             let look = look::look(&mut asking, began).await;
             let working = asking.end();
             let mut board = core.board.borrow_mut();
-            look.remember(&mut board, &core.endpoints);
             board.looking = false;
-            board.look = Some(look);
+            if board.names == names {
+                look.remember(&mut board, &core.endpoints());
+                board.look = Some(look);
+            }
             board.tell(working);
         });
     }
@@ -205,13 +242,16 @@ impl<T: Transport, W: Waker, C: Clock> Live<T, W, C> {
         let question = question.clone();
         let working = self.clock.working();
         let asked = self.clock.now();
+        let names = core.board.borrow().names;
         self.jobs.spawn_local(async move {
             let mut asking = Asking::new(&core, working);
             let answer = asking.answer(&question).await;
             let working = asking.end();
             let mut board = core.board.borrow_mut();
             board.pending.remove(&question);
-            board.answers.insert(question, Stamped { asked, answer });
+            if board.names == names {
+                board.answers.insert(question, Stamped { asked, answer });
+            }
             board.tell(working);
         });
     }
@@ -231,10 +271,10 @@ impl<T: Transport, W: Waker, C: Clock> Live<T, W, C> {
     fn picture(&self, began: Moment, late: &[&Question]) -> Observation {
         let board = self.core.board.borrow();
         let mut seen = match &board.look {
-            Some(look) => look.picture(&self.core.endpoints, &board),
+            Some(look) => look.picture(&self.core.endpoints(), &board),
             None => {
                 let late = Look::late(began, OBSERVE_LIMIT);
-                late.picture(&self.core.endpoints, &board)
+                late.picture(&self.core.endpoints(), &board)
             }
         };
         seen.turn_began = began;
@@ -278,6 +318,22 @@ impl<T: Transport, W: Waker, C: Clock> Site for Live<T, W, C> {
 
     async fn wait_until(&self, at: Moment) {
         Resting::until(at.monotonic, &self.turn, &self.clock).await;
+    }
+
+    fn name_nodes(&mut self, nodes: &BTreeMap<HostName, String>) {
+        let renamed = self.core.endpoints().renamed(nodes);
+        if *self.core.endpoints() == renamed {
+            return;
+        }
+        *self.core.endpoints.borrow_mut() = Rc::new(renamed);
+        // What was found under other names is nobody's now.
+        let mut board = self.core.board.borrow_mut();
+        board.names += 1;
+        board.look = None;
+        board.answers.clear();
+        board.listed = None;
+        board.online.clear();
+        board.guests.clear();
     }
 
     async fn observe(&mut self, questions: &[Question]) -> Observation {
@@ -329,15 +385,12 @@ impl<T: Transport, W: Waker, C: Clock> Site for Live<T, W, C> {
 
     async fn perform(&self, request: &Request) -> Answered {
         match request {
-            Request::Wake { ways, .. } => match self.waker.volley(ways).await {
-                Ok((packets, by)) => Answered::Sent { packets, by },
-                Err(sentence) => Answered::Undelivered { sentence },
-            },
+            Request::Wake { host, ways } => self.wake(host, ways).await,
             Request::Migrate { .. }
             | Request::Hibernate { .. }
             | Request::ShutDownGuest { .. }
             | Request::StartGuest { .. }
-            | Request::PowerOff { .. } => match self.core.endpoints.spelled(request) {
+            | Request::PowerOff { .. } => match self.core.endpoints().spelled(request) {
                 Ok((to, path, params)) => self.core.client.post(&to, path, params).await,
                 Err(sentence) => Answered::Refused { sentence },
             },

@@ -164,8 +164,14 @@ impl fmt::Display for Request {
 pub enum Answered {
     /// Taken up; with PVE's task where there is one.
     Accepted { task: Option<String> },
-    /// Packets were handed to the kernel: nothing more is known.
-    Sent { packets: u32, by: Vec<String> },
+    /// Packets were handed to the kernel: nothing more is known. `but` says which of several ways
+    /// stayed closed, one clause each.
+    Sent {
+        packets: u32,
+        by: Vec<String>,
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        but: Vec<String>,
+    },
     /// Clearly refused, with PVE's own words; nothing was done.
     Refused { sentence: String },
     /// Clearly never delivered (connection refused, name unknown); nothing was done.
@@ -178,9 +184,10 @@ impl fmt::Display for Answered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Answered::Accepted { .. } => f.write_str("accepted"),
-            Answered::Sent { packets, by } => {
+            Answered::Sent { packets, by, but } => {
                 let s = if *packets == 1 { "" } else { "s" };
-                write!(f, "{packets} packet{s} sent by {}", by.join(", "))
+                write!(f, "{packets} packet{s} sent by {}", by.join(", "))?;
+                if but.is_empty() { Ok(()) } else { write!(f, "; but {}", but.join("; ")) }
             }
             Answered::Refused { sentence } => write!(f, "refused: {sentence}"),
             Answered::Undelivered { sentence } => write!(f, "not delivered: {sentence}"),

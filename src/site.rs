@@ -7,6 +7,7 @@
 //!
 //! **Does not know:** PVE, policies, the gate.
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::time::Duration;
 
@@ -26,6 +27,9 @@ pub trait Site {
     /// Returns within 5 s and never fails: what is late or missing is a gap. Slow answers are
     /// gathered beside the turn and come with a later observation.
     fn observe(&mut self, questions: &[Question]) -> impl Future<Output = Observation>;
+
+    /// The policies' hosts and the world's own names of them, from now on.
+    fn name_nodes(&mut self, _nodes: &BTreeMap<HostName, String>) {}
 
     /// Asks one thing of the world; at most 10 s, then the answer is ambiguous.
     fn perform(&self, request: &Request) -> impl Future<Output = Answered>;
@@ -143,6 +147,11 @@ pub trait Transport: Clone + 'static {
 
 /// Sends magic packets: by sockets, or into the pretended world.
 pub trait Waker: Clone + 'static {
+    /// Packets may go to named addresses and nowhere else, so nobody else may send any for us.
+    fn confined(&self) -> bool {
+        false
+    }
+
     /// One volley to every way; the number of packets handed over and by which interfaces, or why
     /// none could be sent.
     fn volley(

@@ -3,12 +3,18 @@
 //! A packet to 255.255.255.255 leaves by whichever interface the kernel's routes say, without an
 //! error when that is the wrong one. So each volley leaves by *every* local interface: one socket
 //! per address, bound to it (and to its interface where that is permitted), to the subnet's own
-//! broadcast address and to 255.255.255.255, at ports 9 and 7. What a network card needs among
-//! these was measured; the rest does no harm.
+//! broadcast address and to 255.255.255.255, at ports 9 and 7. Where the right to it is given, the
+//! same bytes go out as a bare frame as well (`raw`). What a network card needs among these was
+//! measured; the rest does no harm.
+//!
+//! Frames leave by the interfaces that have an IPv4 address, and by the one a policy names, address
+//! or not: a host with fifty guests has a hundred interfaces more, none of which leads anywhere.
 //!
 //! That the kernel took a packet says nothing about the host: whether it woke is seen later.
 //!
 //! **Does not know:** whose addresses these are, how often to send, where passwords are kept.
+
+mod raw;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -20,6 +26,7 @@ use tokio::net::UdpSocket;
 
 use crate::cluster::{Mac, Way};
 use crate::site::Waker;
+use raw::{Frames, Link};
 
 /// `discard` and `echo`: the two ports that network cards' makers and PVE itself use.
 const PORTS: [u16; 2] = [9, 7];
@@ -92,30 +99,55 @@ struct Source {
     broadcast: Option<Ipv4Addr>,
 }
 
-/// Every interface that is up, not loopback and has an IPv4 address.
-fn sources() -> Result<Vec<Source>, String> {
-    let found = getifaddrs().map_err(|why| format!("cannot list network interfaces: {why}"))?;
-    let mut sources = Vec::new();
-    for interface in found {
-        let flags = interface.flags;
-        let up = flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_BROADCAST);
-        if !up || flags.contains(InterfaceFlags::IFF_LOOPBACK) {
-            continue;
+/// What packets can leave by: addresses, and links by their interface's name.
+#[derive(Default)]
+struct Exits {
+    sources: Vec<Source>,
+    links: BTreeMap<String, Link>,
+}
+
+impl Exits {
+    /// Every interface that is up, broadcasts and is not loopback.
+    fn list() -> Result<Exits, String> {
+        let found = getifaddrs().map_err(|why| format!("cannot list network interfaces: {why}"))?;
+        let mut exits = Exits::default();
+        for interface in found {
+            let flags = interface.flags;
+            let up = flags.contains(InterfaceFlags::IFF_UP | InterfaceFlags::IFF_BROADCAST);
+            if !up || flags.contains(InterfaceFlags::IFF_LOOPBACK) {
+                continue;
+            }
+            let name = interface.interface_name;
+            let link = interface.address.as_ref().and_then(|address| address.as_link_addr());
+            if let Some(link) = link.copied().and_then(Link::new) {
+                exits.links.insert(name.clone(), link);
+            }
+            let ip = |address: Option<nix::sys::socket::SockaddrStorage>| {
+                address.as_ref().and_then(|a| a.as_sockaddr_in()).map(|a| a.ip())
+            };
+            let Some(address) = ip(interface.address) else {
+                continue;
+            };
+            let mask = ip(interface.netmask);
+            // Of an address without a broadcast address of its own the kernel tells that address
+            // itself; and with a netmask of 32 bits there is no subnet to broadcast to.
+            let broadcast = [ip(interface.broadcast), mask.map(|mask| directed(address, mask))];
+            let broadcast = broadcast.into_iter().flatten().find(|to| *to != address);
+            exits.sources.push(Source { interface: name, address, broadcast });
         }
-        let ip = |address: Option<nix::sys::socket::SockaddrStorage>| {
-            address.as_ref().and_then(|a| a.as_sockaddr_in()).map(|a| a.ip())
-        };
-        let Some(address) = ip(interface.address) else {
-            continue;
-        };
-        let mask = ip(interface.netmask);
-        sources.push(Source {
-            interface: interface.interface_name,
-            address,
-            broadcast: ip(interface.broadcast).or_else(|| Some(directed(address, mask?))),
-        });
+        Ok(exits)
     }
-    Ok(sources)
+
+    /// The links frames of `way` leave by.
+    fn links(&self, way: &Way) -> Vec<(&str, &Link)> {
+        let with_address = |name: &str| self.sources.iter().any(|s| s.interface == name);
+        let chosen = |name: &str| match &way.interface {
+            Some(wanted) => wanted == name,
+            None => with_address(name),
+        };
+        let links = self.links.iter().map(|(name, link)| (name.as_str(), link));
+        links.filter(|(name, _)| chosen(name)).collect()
+    }
 }
 
 fn directed(address: Ipv4Addr, mask: Ipv4Addr) -> Ipv4Addr {
@@ -133,15 +165,26 @@ fn targets(way: &Way, source: &Source) -> BTreeSet<SocketAddr> {
 }
 
 impl Waker for Sockets {
+    fn confined(&self) -> bool {
+        !self.wake_only.is_empty()
+    }
+
     async fn volley(&self, ways: &[Way]) -> Result<(u32, Vec<String>), String> {
         if ways.is_empty() {
             return Err("no hardware address is known to send packets to".into());
         }
         let mut sent = Sent::default();
         if self.wake_only.is_empty() {
-            let sources = sources()?;
+            let exits = Exits::list()?;
+            let frames = match Frames::open() {
+                Ok(frames) => frames,
+                Err(why) => {
+                    sent.note("a socket for frames", Err(why));
+                    None
+                }
+            };
             for way in ways {
-                self.by_every_interface(way, &sources, &mut sent).await;
+                self.by_every_interface(way, &exits, frames.as_ref(), &mut sent).await;
             }
         } else {
             for way in ways {
@@ -184,7 +227,13 @@ impl Sent {
 }
 
 impl Sockets {
-    async fn by_every_interface(&self, way: &Way, sources: &[Source], sent: &mut Sent) {
+    async fn by_every_interface(
+        &self,
+        way: &Way,
+        exits: &Exits,
+        frames: Option<&Frames>,
+        sent: &mut Sent,
+    ) {
         let packet = match self.packet(way) {
             Ok(packet) => packet,
             Err(why) => {
@@ -196,7 +245,7 @@ impl Sockets {
             way.interface.as_ref().is_none_or(|wanted| *wanted == source.interface)
         };
         let mut any = false;
-        for source in sources.iter().filter(wanted) {
+        for source in exits.sources.iter().filter(wanted) {
             any = true;
             let socket = match socket(source).await {
                 Ok(socket) => socket,
@@ -209,8 +258,23 @@ impl Sockets {
                 sent.note(&source.interface, socket.send_to(&packet, target).await);
             }
         }
+        let links = exits.links(way);
+        if let Some(frames) = frames {
+            for (name, link) in &links {
+                any = true;
+                for outcome in frames.send(link, way.mac, &packet) {
+                    sent.note(name, outcome);
+                }
+            }
+        }
         if let (false, Some(wanted)) = (any, &way.interface) {
-            sent.faults.insert(format!("the interface {wanted} is not up or has no IPv4 address"));
+            sent.faults.insert(match links.is_empty() {
+                true => format!("the interface {wanted} is not there, or not up"),
+                false => format!(
+                    "the interface {wanted} has no IPv4 address, and frames without one need the \
+                     right CAP_NET_RAW"
+                ),
+            });
         }
     }
 
@@ -252,7 +316,13 @@ mod tests {
     use super::*;
 
     fn way(mac: &str) -> Way {
-        Way { mac: mac.parse().unwrap(), broadcast: None, interface: None, password: None }
+        Way {
+            mac: mac.parse().unwrap(),
+            broadcast: None,
+            interface: None,
+            password: None,
+            relay: None,
+        }
     }
 
     #[test]

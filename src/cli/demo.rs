@@ -230,7 +230,7 @@ fn site(
         let trust = Trust::Pins(vec![pin]);
         doors.insert(name.clone(), Door { url: url.clone(), trust });
         let node = policy.host(name).map_or_else(|| name.to_string(), |host| host.node.clone());
-        hosts.insert(name.clone(), Endpoint { node, addressed: true });
+        hosts.insert(name.clone(), Endpoint { node, addressed: true, fixed: true });
     }
     let prefer = hosts.keys().cloned().collect();
     let access = Access { doors, token: token.clone(), secret: Secret::new(secret) };

@@ -126,17 +126,23 @@ pub struct Way {
     pub interface: Option<String>,
     /// Name of the credential holding the SecureOn password; never the password.
     pub password: Option<String>,
+    /// A host that is asked to send PVE's own packet as well, as a second path.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub relay: Option<HostName>,
 }
 
 impl Way {
     /// Stands for all ways of a host: a proof of waking holds as long as this stays the same.
     pub fn print(ways: &[Way]) -> String {
         let mut print = String::new();
-        for Way { mac, broadcast, interface, password } in ways {
+        for Way { mac, broadcast, interface, password, relay } in ways {
             let broadcast = broadcast.map(|address| address.to_string()).unwrap_or_default();
             let interface = interface.as_deref().unwrap_or_default();
             let password = password.as_deref().unwrap_or_default();
-            print += &format!("{mac}/{broadcast}/{interface}/{password};");
+            print += &format!("{mac}/{broadcast}/{interface}/{password}");
+            // Proofs from before there were relays stay what they were.
+            print += &relay.as_ref().map(|relay| format!("/{relay}")).unwrap_or_default();
+            print.push(';');
         }
         print
     }

@@ -38,7 +38,7 @@ fn story(round: u64) -> Vec<Vec<Entry>> {
         ],
         vec![progress(Event::Answered {
             request_id: id,
-            answer: Answered::Sent { packets: 2, by: vec!["vmbr0".into()] },
+            answer: Answered::Sent { packets: 2, by: vec!["vmbr0".into()], but: vec![] },
         })],
         vec![
             Entry::HostCame { host: host.clone(), first_look: false, same_boot: false },

@@ -357,7 +357,7 @@ fn packets_go_out_at_their_times_until_the_wake_is_over() {
             }
             let request_id = ledger.last_request + 1;
             let (request, at) = (request.clone(), moment.civil);
-            let answer = Answered::Sent { packets: 1, by: vec![] };
+            let answer = Answered::Sent { packets: 1, by: vec![], but: vec![] };
             for event in [
                 Event::Intended { request_id, request, at },
                 Event::Answered { request_id, answer },

@@ -102,7 +102,7 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
 
     /// The host's own address, or why it cannot be asked.
     fn own_address(&self, host: &HostName) -> Result<(), String> {
-        if self.core.endpoints.addressed(host) {
+        if self.core.endpoints().addressed(host) {
             return Ok(());
         }
         Err(format!("spot.yaml names no address for {host}; add its URL under `hosts`"))
@@ -110,7 +110,7 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
 
     async fn evidence(&mut self, host: &HostName) -> Result<Answer, String> {
         self.own_address(host)?;
-        let endpoints = &self.core.endpoints;
+        let endpoints = self.core.endpoints();
         let node = endpoints.node(host);
         let report = self.at(host, self.core.client.report(host, node)).await.map_err(told)?;
         let evidence = evidence::read(&report, node, |node| endpoints.host(node))
@@ -120,7 +120,8 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
 
     async fn live_guests(&mut self, host: &HostName) -> Result<Answer, String> {
         self.own_address(host)?;
-        let node = self.core.endpoints.node(host);
+        let endpoints = self.core.endpoints();
+        let node = endpoints.node(host);
         let mut guests = BTreeMap::new();
         for kind in [GuestKind::Vm, GuestKind::Ct] {
             let call = self.core.client.guests(host, node, api_name(kind));
@@ -141,12 +142,21 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
 
     async fn membership(&mut self, host: &HostName) -> Result<Membership, String> {
         self.own_address(host)?;
-        let endpoints = &self.core.endpoints;
+        let endpoints = self.core.endpoints();
         let status = self.at(host, self.core.client.cluster_status(host)).await.map_err(told)?;
         let local = status.nodes.iter().find(|node| node.local);
         // Another host's view under this host's name would count one vote twice.
         match local {
             Some(local) if local.node == endpoints.node(host) => {}
+            Some(local) if endpoints.hosts.values().all(|named| named.node != local.node) => {
+                return Err(format!(
+                    "what answers at the address of {host} calls itself `{}`, and its policy calls it \
+                     `{}`; write `node: {}` at {host}, or correct its URL in spot.yaml",
+                    local.node,
+                    endpoints.node(host),
+                    local.node
+                ));
+            }
             Some(local) => {
                 return Err(format!(
                     "the address of {host} in spot.yaml is {}'s; correct its URL",
@@ -166,7 +176,8 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
     async fn readiness(&mut self, host: &HostName) -> Result<Answer, String> {
         let quorate = self.membership(host).await?.quorate;
         let client = &self.core.client;
-        let node = self.core.endpoints.node(host);
+        let endpoints = self.core.endpoints();
+        let node = endpoints.node(host);
         let uptime = self.at(host, client.uptime_seconds(host, node)).await.map_err(told)?;
         let storages_missing =
             self.at(host, client.storages_missing(host, node)).await.map_err(told)?;
@@ -204,7 +215,7 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
     async fn configured_votes(&mut self) -> Result<Answer, String> {
         let host = self.anybody()?;
         let votes = self.at(&host, self.core.client.configured_votes(&host)).await.map_err(told)?;
-        let named = |(node, votes): (String, u32)| (self.core.endpoints.host(&node), votes);
+        let named = |(node, votes): (String, u32)| (self.core.endpoints().host(&node), votes);
         Ok(Answer::ConfiguredVotes(votes.into_iter().map(named).collect()))
     }
 
@@ -240,7 +251,7 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
 
     /// Whom to ask what every host knows: the first that is not known to be silent.
     fn anybody(&self) -> Result<HostName, String> {
-        let order = self.core.endpoints.in_order();
+        let order = self.core.endpoints().in_order();
         let board = self.core.board.borrow();
         let answers = |host: &&HostName| !board.avoid.contains_key(*host);
         let host = order.iter().find(answers).or(order.first());
@@ -253,12 +264,13 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
             (board.guests.get(&guest).cloned(), board.shared.clone())
         };
         let (host, kind) = place.ok_or("it is not among the guests that the token sees")?;
-        let to = self.core.endpoints.door(&host);
-        let path = format!("/nodes/{}/{}/{guest}", self.core.endpoints.node(&host), api_name(kind));
+        let to = self.core.endpoints().door(&host);
+        let path =
+            format!("/nodes/{}/{}/{guest}", self.core.endpoints().node(&host), api_name(kind));
         let client = &self.core.client;
         let config = self.at(&to, client.guest_config(&to, &path)).await.map_err(told)?;
         let precondition = self.at(&to, client.precondition(&to, &path)).await.map_err(told)?;
-        let named = |node: &str| self.core.endpoints.host(node);
+        let named = |node: &str| self.core.endpoints().host(node);
         let mut facts = facts(kind, &config, precondition, &shared, named);
         facts.on = Some(host);
         Ok(Answer::Guest(Box::new(facts)))
@@ -266,8 +278,8 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
 
     async fn task(&mut self, upid: &str) -> Result<Answer, String> {
         let parsed = tasks::Upid::parse(upid)?;
-        let host = self.core.endpoints.host(&parsed.node);
-        let to = self.core.endpoints.door(&host);
+        let host = self.core.endpoints().host(&parsed.node);
+        let to = self.core.endpoints().door(&host);
         let call = self.core.client.task(&to, &parsed.node, upid);
         let entry = self.at(&to, call).await.map_err(told)?;
         Ok(Answer::Task(entry.map(|entry| self.task_seen(entry)).transpose()?))
@@ -279,8 +291,9 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
         guest: Option<Vmid>,
         since: i64,
     ) -> Result<Answer, String> {
-        let to = self.core.endpoints.door(host);
-        let node = self.core.endpoints.node(host);
+        let to = self.core.endpoints().door(host);
+        let endpoints = self.core.endpoints();
+        let node = endpoints.node(host);
         let (since, guest) = (since.max(0).to_string(), guest.map(|guest| guest.to_string()));
         let mut filter = vec![("since", since.as_str()), ("limit", "500")];
         if let Some(guest) = &guest {
@@ -294,7 +307,7 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
     }
 
     fn task_seen(&self, entry: wire::TaskEntry) -> Result<TaskSeen, String> {
-        tasks::seen(entry, |node| self.core.endpoints.host(node))
+        tasks::seen(entry, |node| self.core.endpoints().host(node))
     }
 }
 

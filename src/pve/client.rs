@@ -67,7 +67,20 @@ impl<T: Transport> Client<T> {
         parse: impl FnOnce(&[u8]) -> Result<R, String>,
     ) -> Result<R, Trouble> {
         let params = params.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        let call = Call { to: to.clone(), method: Method::Get, path: path.clone(), params, limit };
+        self.call(Method::Get, to, path, params, limit, parse).await
+    }
+
+    /// Any call whose answer is data, and which does no harm when it is done and not heard of.
+    async fn call<R>(
+        &self,
+        method: Method,
+        to: &HostName,
+        path: String,
+        params: Vec<(String, String)>,
+        limit: Duration,
+        parse: impl FnOnce(&[u8]) -> Result<R, String>,
+    ) -> Result<R, Trouble> {
+        let call = Call { to: to.clone(), method, path: path.clone(), params, limit };
         let reply = self.transport.send(call).await.map_err(|fault| match fault {
             Fault::Unreached(why) => Trouble::Unreached(why),
             Fault::Untrusted(why) => Trouble::Untrusted(why),
@@ -109,6 +122,14 @@ impl<T: Transport> Client<T> {
             0..=299 => Answered::Ambiguous { sentence: refusal(to, &self.token, &path, &reply) },
             300.. => Answered::Refused { sentence: refusal(to, &self.token, &path, &reply) },
         }
+    }
+
+    /// PVE's own packet to `node`, sent by `to`: the hardware address it went to.
+    ///
+    /// May be asked again and again like any packet, and its answer is quick or of no use.
+    pub async fn wake_by_relay(&self, to: &HostName, node: &str) -> Result<String, Trouble> {
+        let path = format!("/nodes/{node}/wakeonlan");
+        self.call(Method::Post, to, path, Vec::new(), READ_LIMIT, wire::word).await
     }
 
     pub async fn cluster_status(&self, to: &HostName) -> Result<wire::ClusterStatus, Trouble> {

@@ -44,7 +44,7 @@ pub async fn look<T: Transport, C: Clock>(asking: &mut Asking<'_, T, C>, began: 
     let core = asking.core();
     let client = &core.client;
     let mut told = Vec::new();
-    let hosts = candidates(&core.endpoints, &core.board.borrow(), look.began);
+    let hosts = candidates(&core.endpoints(), &core.board.borrow(), look.began);
     for host in hosts {
         match asking.at(&host, client.cluster_status(&host)).await {
             Ok(status) => {
@@ -76,7 +76,7 @@ pub async fn look<T: Transport, C: Clock>(asking: &mut Asking<'_, T, C>, began: 
         Ok(resources) => look.resources = Some(resources),
         Err(trouble) => look.gap(RESOURCES, trouble.to_string()),
     }
-    let seen = |entry: TaskEntry| tasks::seen(entry, |node| core.endpoints.host(node));
+    let seen = |entry: TaskEntry| tasks::seen(entry, |node| core.endpoints().host(node));
     let tasks = asking.at(&host, client.cluster_tasks(&host)).await;
     match tasks
         .map_err(|trouble| trouble.to_string())

@@ -78,8 +78,9 @@ const HOSTS: [(&str, &str); 3] = [("host1", "pve1"), ("host2", "pve2"), ("host3"
 
 impl House {
     fn new() -> House {
-        let hosts = HOSTS
-            .map(|(host, node)| (host.into(), Endpoint { node: node.into(), addressed: true }));
+        let hosts = HOSTS.map(|(host, node)| {
+            (host.into(), Endpoint { node: node.into(), addressed: true, fixed: true })
+        });
         House::with(BTreeMap::from(hosts))
     }
 
@@ -607,7 +608,7 @@ fn requests_are_spelled_as_pve_expects_them() {
 fn a_power_off_is_never_sent_to_whoever_is_asked() {
     alone(async {
         for node in ["localhost", "LocalHost", "", "pve3/../pve1", "pve3?x"] {
-            let end = Endpoint { node: node.into(), addressed: true };
+            let end = Endpoint { node: node.into(), addressed: true, fixed: true };
             let house = House::with(BTreeMap::from([("host3".into(), end)]));
             let answered = house.site.perform(&Request::PowerOff { host: "host3".into() }).await;
             let Answered::Refused { sentence } = answered else { panic!("{node}: {answered:?}") };

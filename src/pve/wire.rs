@@ -665,6 +665,11 @@ pub fn report(body: &[u8]) -> Result<String, String> {
     data::<Scalar>(body)?.text().ok_or_else(|| "the report is no text".into())
 }
 
+/// Any answer that is a single text.
+pub fn word(body: &[u8]) -> Result<String, String> {
+    data::<Scalar>(body)?.text().ok_or_else(|| "the answer is no text".into())
+}
+
 /// The answer of a POST: a UPID, or nothing.
 pub fn upid(body: &[u8]) -> Result<Option<String>, String> {
     #[derive(Deserialize)]

@@ -106,7 +106,7 @@ impl Site for Tiny {
             let last = written.last().unwrap();
             self.written_before.borrow_mut().push(last.entry.to_string());
         }
-        Answered::Sent { packets: 1, by: vec!["vmbr0".into()] }
+        Answered::Sent { packets: 1, by: vec!["vmbr0".into()], but: vec![] }
     }
 }
 

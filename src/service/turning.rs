@@ -77,6 +77,12 @@ impl<S: Site> Service<S> {
                     let entry = Entry::PolicyTaken { commit: commit.clone() };
                     self.books.note(now, &[entry])?;
                 }
+                let nodes: BTreeMap<HostName, String> = policy
+                    .hosts()
+                    .iter()
+                    .map(|(name, host)| (name.clone(), host.node.clone()))
+                    .collect();
+                self.site.name_nodes(&nodes);
                 let (policy, commit) = (policy.clone(), commit.clone());
                 self.policy = Some(InForce { policy: policy.into(), commit, since: now });
                 self.refused = None;

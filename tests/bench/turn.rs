@@ -54,7 +54,7 @@ async fn turns(hosts: usize, guests: usize) -> (Vec<Duration>, Vec<Duration>) {
     let world = World::read(&world(hosts, guests)).expect("a sound world");
     let clock = LeapClock::new(world.now());
     let endpoint = |host: &spot::pretend::power::Host| {
-        (host.name.clone(), Endpoint { node: host.node.clone(), addressed: true })
+        (host.name.clone(), Endpoint { node: host.node.clone(), addressed: true, fixed: true })
     };
     let endpoints = Endpoints {
         hosts: world.hosts().map(endpoint).collect::<BTreeMap<_, _>>(),

@@ -316,7 +316,7 @@ impl House {
         let endpoints = {
             let world = self.world();
             let endpoint = |host: &spot::pretend::power::Host| {
-                let endpoint = Endpoint { node: host.node.clone(), addressed: true };
+                let endpoint = Endpoint { node: host.node.clone(), addressed: true, fixed: true };
                 (host.name.clone(), endpoint)
             };
             Endpoints {

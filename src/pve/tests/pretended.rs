@@ -22,7 +22,7 @@ impl Home {
         let world = World::reference();
         let clock = LeapClock::new(world.start());
         let end = |host: &crate::pretend::power::Host| {
-            (host.name.clone(), Endpoint { node: host.node.clone(), addressed: true })
+            (host.name.clone(), Endpoint { node: host.node.clone(), addressed: true, fixed: true })
         };
         let hosts = world.hosts().map(end).collect();
         let world = world.share(&clock);
@@ -129,6 +129,7 @@ fn a_host_is_woken_gets_a_guest_gives_it_back_and_goes_off_again() {
             broadcast: None,
             interface: None,
             password: None,
+            relay: None,
         };
         let wake = Request::Wake { host: "host3".into(), ways: vec![way] };
         assert!(matches!(home.site.perform(&wake).await, Answered::Sent { packets: 1, .. }));
@@ -179,6 +180,79 @@ fn a_host_is_woken_gets_a_guest_gives_it_back_and_goes_off_again() {
     });
 }
 
+fn by_relay(relay: &str) -> Way {
+    Way {
+        mac: "a8:a1:59:00:00:03".parse().unwrap(),
+        broadcast: None,
+        interface: None,
+        password: None,
+        relay: Some(relay.into()),
+    }
+}
+
+#[test]
+fn a_relay_sends_pves_own_packet_as_a_second_path() {
+    alone(async {
+        let mut home = Home::new();
+        let wake = |way: Way| Request::Wake { host: "host3".into(), ways: vec![way] };
+        // Before the first look nothing is known against the relay.
+        let Answered::Sent { packets, by, but } = home.site.perform(&wake(by_relay("host2"))).await
+        else {
+            panic!("it is sent")
+        };
+        assert_eq!((packets, by.as_slice()), (2, &["memory".into(), "host2 as relay".into()][..]));
+        assert_eq!(but, Vec::<String>::new());
+        home.until(|seen| member(seen, "host3") == Some(true)).await;
+        assert_eq!(home.world.lock().unwrap().tally().wakes, 1);
+    });
+}
+
+#[test]
+fn a_relay_that_fails_is_told_and_harms_nothing() {
+    alone(async {
+        let mut home = Home::new();
+        home.site.observe(&[]).await;
+        let cases = [
+            ("host9", "a8:a1:59:00:00:03", "spot.yaml names no address for it"),
+            ("host3", "a8:a1:59:00:00:03", "it is not up"),
+            ("host1", "a8:a1:59:00:00:77", "PVE knows host3 by the address `a8:a1:59:00:00:03`"),
+        ];
+        for (relay, mac, told) in cases {
+            let mut way = by_relay(relay);
+            way.mac = mac.parse().unwrap();
+            let wake = Request::Wake { host: "host3".into(), ways: vec![way] };
+            let Answered::Sent { packets: 1, but, .. } = home.site.perform(&wake).await else {
+                panic!("our own packet is sent all the same")
+            };
+            assert!(but[0].contains(told), "{but:?}");
+        }
+    });
+}
+
+#[test]
+fn other_names_of_hosts_take_effect_at_once_and_what_was_found_under_the_old_is_gone() {
+    alone(async {
+        let mut home = Home::new();
+        assert_eq!(member(&home.site.observe(&[]).await, "host2"), Some(true));
+        let mut site = home.site;
+        // What spot.yaml names itself outranks the policies.
+        site.name_nodes(&[("host2".into(), "other".into())].into());
+        assert_eq!(member(&site.observe(&[]).await, "host2"), Some(true));
+        let free = |(host, end): (&HostName, &Endpoint)| {
+            (host.clone(), Endpoint { fixed: false, ..end.clone() })
+        };
+        let hosts = site.core.endpoints().hosts.iter().map(free).collect();
+        let endpoints = Endpoints { hosts, ..(*site.core.endpoints()).clone() };
+        *site.core.endpoints.borrow_mut() = std::rc::Rc::new(endpoints);
+        site.name_nodes(&[("big".into(), "host2".into()), ("host2".into(), "other".into())].into());
+        let seen = site.observe(&[Question::Membership("host2".into())]).await;
+        assert_eq!(member(&seen, "big"), Some(true), "{:?}", seen.hosts);
+        assert_eq!(seen.hosts[&HostName::from("host2")].member, None);
+        let why = seen.gaps.iter().map(|gap| gap.why.as_str()).collect::<String>();
+        assert!(why.is_empty() || !why.contains("correct its URL in"), "{why}");
+    });
+}
+
 #[test]
 fn a_wrong_secret_is_a_gap_with_its_remedy() {
     alone(async {
@@ -188,7 +262,9 @@ fn a_wrong_secret_is_a_gap_with_its_remedy() {
         let clock = LeapClock::new(start);
         let transport =
             MemoryTransport::new(world.clone(), clock.clone()).asking_as("spot@pve!spot", "wrong");
-        let ends = [("host1".into(), Endpoint { node: "host1".into(), addressed: true })].into();
+        let ends =
+            [("host1".into(), Endpoint { node: "host1".into(), addressed: true, fixed: true })]
+                .into();
         let endpoints =
             Endpoints { hosts: ends, prefer: Vec::new(), token: "spot@pve!spot".into() };
         let mut site = Live::new(transport, MemoryWaker::new(world), clock, endpoints);
