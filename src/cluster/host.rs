@@ -141,7 +141,9 @@ impl Way {
             let password = password.as_deref().unwrap_or_default();
             print += &format!("{mac}/{broadcast}/{interface}/{password}");
             // Proofs from before there were relays stay what they were.
-            print += &relay.as_ref().map(|relay| format!("/{relay}")).unwrap_or_default();
+            if let Some(relay) = relay {
+                print += &format!("/{relay}");
+            }
             print.push(';');
         }
         print

@@ -488,7 +488,7 @@ fn the_start_of_guests_after_a_boot_is_told_from_its_end() {
 #[test]
 fn hosts_without_an_address_and_hosts_unknown_to_pve_are_told_apart() {
     alone(async {
-        let end = |node: &str, addressed| Endpoint { node: node.into(), addressed };
+        let end = |node: &str, addressed| Endpoint { node: node.into(), addressed, fixed: true };
         let mut house = House::with(BTreeMap::from([
             ("host1".into(), end("pve1", true)),
             ("host2".into(), end("pve2", false)),
@@ -526,7 +526,7 @@ fn hosts_without_an_address_and_hosts_unknown_to_pve_are_told_apart() {
 #[test]
 fn requests_are_spelled_as_pve_expects_them() {
     let house = House::new();
-    let ends = &house.site.core.endpoints;
+    let ends = house.site.core.endpoints();
     let migrate = |kind, how, local_disks| Request::Migrate {
         guest: Vmid(100),
         kind,
