@@ -231,7 +231,7 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
             Ok(BackupJob {
                 storage: job.storage,
                 schedule: job.schedule.unwrap_or_default(),
-                node: job.node.map(|node| self.core.endpoints.host(&node)),
+                node: job.node.map(|node| self.core.endpoints().host(&node)),
                 // A job that is switched off has a next run all the same, in some versions.
                 next_run: next_run.transpose()?.filter(|_| job.enabled),
                 enabled: job.enabled,
@@ -243,8 +243,9 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
 
     /// Any member answers for a host that sleeps: it is a file of the cluster.
     async fn wake_address(&mut self, host: &HostName) -> Result<Answer, String> {
-        let node = self.core.endpoints.node(host);
-        let to = self.core.endpoints.door(host);
+        let endpoints = self.core.endpoints();
+        let node = endpoints.node(host);
+        let to = self.core.endpoints().door(host);
         let mac = self.at(&to, self.core.client.wake_address(&to, node)).await.map_err(told)?;
         Ok(Answer::WakeAddress(mac))
     }
