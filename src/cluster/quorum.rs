@@ -23,6 +23,8 @@ mod device;
 mod member;
 pub mod model;
 mod reading;
+#[cfg(test)]
+mod tests;
 mod tree;
 pub mod whatif;
 
@@ -243,7 +245,7 @@ pub fn device_fault(conf: &CorosyncConf) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
+mod tally_tests {
     use super::*;
 
     /// A cluster of hosts h1, h2, … with these votes, everybody up and agreeing.
