@@ -144,13 +144,25 @@ pub fn tally(
         })
         .min()
         .unwrap_or(0);
-    let needed = views().map(|view| view.quorum).max().unwrap_or(u32::MAX);
+    let needed =
+        views().map(|view| view.quorum.max(counted_by_heads(view))).max().unwrap_or(u32::MAX);
     let (credit, no_credit_because) =
         match device_credit(evidence, &survivors, server_lost, rest_off) {
             Ok(votes) => (votes, None),
             Err(why) => (0, why),
         };
     Tally { remaining, credit, needed, no_credit_because }
+}
+
+/// last_man_standing and allow_downscale set the expected votes to the number of *members*, which is
+/// more than their votes where some have none: of 1/0/0 the one vote that is a majority of all then
+/// stands against a quorum of 2.
+fn counted_by_heads(view: &Evidence) -> u32 {
+    let by_heads = ["LastManStanding", "AllowDownscale"];
+    match by_heads.iter().any(|flag| view.flags.contains(*flag)) {
+        true => u32::try_from(view.members.len()).unwrap_or(u32::MAX) / 2 + 1,
+        false => 0,
+    }
 }
 
 /// The QDevice's votes that the survivors may count on, or why none (`Err(None)`: there is none).

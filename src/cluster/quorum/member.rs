@@ -519,6 +519,24 @@ impl Member {
         self.device_votes == 1 && self.peers.values().all(|peer| peer.votes == 1)
     }
 
+    /// The membership table: votes and flags of everybody it sees.
+    pub fn table(&self) -> impl Iterator<Item = (Id, u32, Flags)> {
+        self.members().map(|(id, peer)| (*id, peer.votes, peer.flags))
+    }
+
+    /// As `corosync-quorumtool` names them, less the QDevice's.
+    pub fn shown_flags(&self) -> BTreeSet<String> {
+        let shown = [
+            (self.quorate, "Quorate"),
+            (self.two_node, "2Node"),
+            (self.wait_for_all, "WaitForAll"),
+            (self.last_man_standing, "LastManStanding"),
+            (self.tie_breaker.is_some(), "AutoTieBreaker"),
+            (self.allow_downscale, "AllowDownscale"),
+        ];
+        shown.iter().filter(|(on, _)| *on).map(|(_, name)| (*name).to_owned()).collect()
+    }
+
     pub fn ring(&self) -> &BTreeSet<Id> {
         &self.ring
     }

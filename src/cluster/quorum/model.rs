@@ -14,6 +14,9 @@ use super::conf::{Algorithm, Conf, Id};
 use super::device::Server;
 use super::member::{Member, Word};
 
+#[cfg(test)]
+mod tests;
+
 /// Answers of a QDevice may change quorums, which makes it judge again; real ones settle in three.
 const ROUNDS_AT_MOST: usize = 16;
 
@@ -157,13 +160,12 @@ impl Model {
                 }
             }
         }
-        if !booted.is_empty() {
-            self.regroup();
-            for id in booted {
-                self.start_daemon(id);
-            }
-            self.consult();
+        // Corosync's units start the QDevice's daemon at once, seconds before a host meets others.
+        for id in &booted {
+            self.start_daemon(*id);
         }
+        self.consult();
+        self.regroup();
         refused
     }
 
