@@ -519,11 +519,13 @@ impl Member {
         self.device_votes == 1 && self.peers.values().all(|peer| peer.votes == 1)
     }
 
+    #[cfg(test)]
     /// The membership table: votes and flags of everybody it sees.
     pub fn table(&self) -> impl Iterator<Item = (Id, u32, Flags)> {
         self.members().map(|(id, peer)| (*id, peer.votes, peer.flags))
     }
 
+    #[cfg(test)]
     /// As `corosync-quorumtool` names them, less the QDevice's.
     pub fn shown_flags(&self) -> BTreeSet<String> {
         let shown = [
