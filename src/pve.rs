@@ -26,7 +26,9 @@ pub mod wire;
 mod asking;
 mod lanes;
 mod look;
+mod probe;
 mod relay;
+mod survey;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -47,6 +49,10 @@ use asking::Asking;
 use client::Client;
 use lanes::Lanes;
 use look::Look;
+pub use probe::{Shown, shown};
+pub use survey::{
+    Card, ClusterFound, JobFound, NodeFound, Reported, Survey, WakeProperty, cards_behind,
+};
 pub use tls::{Access, Door, Fingerprint, Secret, TlsTransport, Trust};
 
 /// How long one observation may take.

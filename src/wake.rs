@@ -150,6 +150,12 @@ impl Exits {
     }
 }
 
+/// The interfaces that packets would leave by.
+pub fn interfaces() -> Result<Vec<String>, String> {
+    let names: BTreeSet<String> = sources()?.into_iter().map(|source| source.interface).collect();
+    Ok(names.into_iter().collect())
+}
+
 fn directed(address: Ipv4Addr, mask: Ipv4Addr) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(address) | !u32::from(mask))
 }

@@ -244,6 +244,7 @@ fn every_looking_command_gives_the_json_it_promises() {
         ("history", &["history", "--json"]),
         ("quorum", &["quorum", "--json"]),
         ("check", &["check", "--format", "json"]),
+        ("doctor", &["doctor", "--json"]),
     ] {
         Shape::named(shape).holds(&home.json(args));
     }
@@ -456,7 +457,7 @@ fn what_is_wrong_with_an_installation_is_named_with_its_remedy() {
     let (code, said) = doctor(&home, "11111111-2222-3333-4444-666666666666", few);
     assert_eq!(code, 1, "{said}");
     assert!(said.contains("lacks VM.Audit VM.Migrate VM.PowerMgmt on /vms"), "{said}");
-    assert!(said.contains("pveum acl modify /vms --roles SpotGuests"), "{said}");
+    assert!(said.contains("pveum acl modify /vms --roles SpotGuest --users"), "{said}");
 
     let shown = home.cluster.seen.iter().find(|line| line.starts_with("host1  https"));
     let shown = shown.and_then(|line| line.split_whitespace().nth(2)).expect("a fingerprint");

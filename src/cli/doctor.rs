@@ -1,25 +1,32 @@
 //! `spot doctor`: what is wrong with this installation, and the line that mends it.
 //!
-//! Every finding stands for one thing that would keep `spot` from acting, checked here and now:
-//! policies, journal, each host's own door, the token's rights by path, the clock, and where `spot`
-//! itself lives. What could not be checked is a finding too. It only looks.
+//! Each check stands for one thing that would keep `spot` from acting, or its owner from what he
+//! expects: it says what was found, how that was found, and where something is amiss the line that
+//! mends it. What could not be checked is said too, and is not held against the installation: a
+//! host that sleeps cannot be asked. It only looks.
 //!
 //! **Does not know:** what anybody wants of the cluster.
 
+mod doors;
+mod installation;
+mod jobs;
+mod quorum;
+mod rights;
+mod waking;
+
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use super::paper::{Ink, Sheet, plain};
-use super::{Exit, Look, check, live, look, paper};
-use crate::cluster::{Answer, ClockState, HostName, Observation, Permissions, Question, Tier};
+use super::{Exit, Look, live, paper};
+use crate::cluster::{Answer, HostName, Observation, Question, Tier};
 use crate::config::Config;
-use crate::gate::{Here, Mode};
-use crate::journal::Journal;
-use crate::policy::{Policy, calendar};
+use crate::policy::Policy;
+use crate::pve::{Reported, Survey, TlsTransport};
 use crate::site::{RealClock, Site};
-use crate::sources;
 
 /// Doors that have not answered by then are shut.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(12);
@@ -27,168 +34,170 @@ const LOOKS_AT_MOST: u32 = 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Health {
-    Well,
+enum State {
+    Good,
+    /// Something is kept from working.
+    Fault,
     /// Worth knowing; nothing is kept from working.
-    Remark,
-    Ill,
+    Warning,
+    /// It could not be checked now.
+    Unknown,
 }
 
 #[derive(Clone, Debug, Serialize)]
-struct Finding {
-    health: Health,
-    what: String,
+struct Check {
+    code: &'static str,
+    state: State,
     sentence: String,
-    remedy: String,
+    how: String,
+    remedy: Option<String>,
 }
 
 #[derive(Serialize)]
-struct Document {
+struct Document<'a> {
     version: u32,
-    findings: Vec<Finding>,
+    checks: &'a [Check],
 }
 
+/// Everything found, in the order of looking.
 #[derive(Default)]
-struct Findings(Vec<Finding>);
+struct Checks(Vec<Check>);
 
-impl Findings {
-    fn well(&mut self, what: &str, sentence: impl Into<String>) {
-        self.add(Health::Well, what, sentence, "");
+/// How one thing is checked, said once for all that may come of it.
+struct Checking<'a> {
+    checks: &'a mut Checks,
+    code: &'static str,
+    how: String,
+}
+
+impl Checks {
+    fn by(&mut self, code: &'static str, how: impl Into<String>) -> Checking<'_> {
+        Checking { checks: self, code, how: how.into() }
     }
 
-    fn ill(&mut self, what: &str, sentence: impl Into<String>, remedy: impl Into<String>) {
-        self.add(Health::Ill, what, sentence, remedy);
+    fn any(&self, state: State) -> bool {
+        self.0.iter().any(|check| check.state == state)
+    }
+}
+
+impl Checking<'_> {
+    fn good(&mut self, sentence: impl Into<String>) {
+        self.add(State::Good, sentence.into(), None);
     }
 
-    fn remark(&mut self, what: &str, sentence: impl Into<String>, remedy: impl Into<String>) {
-        self.add(Health::Remark, what, sentence, remedy);
+    fn fault(&mut self, sentence: impl Into<String>, remedy: impl Into<String>) {
+        self.add(State::Fault, sentence.into(), Some(remedy.into()));
     }
 
-    fn add(
-        &mut self,
-        health: Health,
-        what: &str,
-        sentence: impl Into<String>,
-        remedy: impl Into<String>,
-    ) {
-        let (what, sentence, remedy) = (what.to_owned(), sentence.into(), remedy.into());
-        self.0.push(Finding { health, what, sentence, remedy });
+    fn warning(&mut self, sentence: impl Into<String>, remedy: impl Into<String>) {
+        self.add(State::Warning, sentence.into(), Some(remedy.into()));
+    }
+
+    fn unknown(&mut self, sentence: impl Into<String>, remedy: impl Into<String>) {
+        self.add(State::Unknown, sentence.into(), Some(remedy.into()));
+    }
+
+    fn add(&mut self, state: State, sentence: String, remedy: Option<String>) {
+        let (code, how) = (self.code, self.how.clone());
+        self.checks.0.push(Check { code, state, sentence, how, remedy });
     }
 }
 
 pub async fn doctor(config: &Config, form: Look) -> anyhow::Result<Exit> {
-    let mut findings = Findings::default();
-    findings.well("config", "spot.yaml can be read and has no fault");
-    mode(config, &mut findings);
-    let policy = policies(config, &mut findings);
-    zones(config, &mut findings);
-    journal(config, &mut findings).await;
-    clock(config, &mut findings).await;
-    here(config, &mut findings);
-    cluster(config, policy.as_ref(), &mut findings).await?;
-    let ill = findings.0.iter().any(|one| one.health == Health::Ill);
+    let mut checks = Checks::default();
+    let policy = installation::installation(config, &mut checks).await;
+    let visit = Visit::pay(config, policy.as_ref()).await?;
+    doors::doors(&visit, &mut checks).await;
+    doors::names(&visit, &mut checks);
+    rights::rights(&visit, &mut checks);
+    quorum::quorum(&visit, &mut checks);
+    waking::waking(&visit, &mut checks).await;
+    jobs::jobs(&visit, &mut checks).await;
     match form.json {
-        true => paper::json(&Document { version: 1, findings: findings.0 })?,
-        false => paper::raw(draw(&Sheet::stdout(super::now()), &findings.0).as_bytes())?,
+        true => paper::json(&Document { version: 1, checks: &checks.0 })?,
+        false => paper::raw(draw(&Sheet::stdout(super::now()), &checks.0).as_bytes())?,
     }
-    Ok(if ill { Exit::No } else { Exit::Yes })
+    Ok(if checks.any(State::Fault) { Exit::No } else { Exit::Yes })
 }
 
-fn mode(config: &Config, findings: &mut Findings) {
-    match config.mode {
-        Mode::Act => findings.well("mode", "mode act: spot does what it plans"),
-        Mode::Rehearse => findings.remark(
-            "mode",
-            "mode rehearse: spot only reports what it would do",
-            "write `mode: act` into spot.yaml once its plans convince you",
-        ),
-    }
+/// One look at the cluster, shared by every check.
+struct Visit<'a> {
+    config: &'a Config,
+    policy: Option<&'a Policy>,
+    seen: Observation,
+    survey: Rc<Survey<TlsTransport>>,
+    /// Hosts whose own door answered, with PVE's name of each.
+    awake: BTreeMap<HostName, String>,
+    reports: BTreeMap<HostName, Result<Reported, String>>,
 }
 
-fn policies(config: &Config, findings: &mut Findings) -> Option<Policy> {
-    match check::valid(&config.policies) {
-        Ok(policy) => {
-            let place = config.policies.display();
-            findings.well("policies", format!("the policies in {place} are valid"));
-            Some(policy)
+impl<'a> Visit<'a> {
+    async fn pay(config: &'a Config, policy: Option<&'a Policy>) -> anyhow::Result<Visit<'a>> {
+        let seen = look(config, policy).await?;
+        let transport = TlsTransport::new(config).map_err(anyhow::Error::msg)?;
+        let survey = Rc::new(Survey::new(transport, config.access.token.clone()));
+        let answered = |host: &HostName| {
+            let answer = seen.answers.get(&Question::Membership(host.clone()));
+            answer.is_some_and(|stamped| stamped.answer.is_ok())
+        };
+        let of_host = |host: &HostName| {
+            let node = seen.hosts.get(host).map(|look| look.node.clone());
+            (host.clone(), node.unwrap_or_else(|| host.to_string()))
+        };
+        let hosts = config.hosts.iter().map(|(host, _)| host);
+        let awake: BTreeMap<_, _> = hosts.filter(|host| answered(host)).map(of_host).collect();
+        let mut visit = Visit { config, policy, seen, survey, awake, reports: BTreeMap::new() };
+        visit.gather_reports().await;
+        Ok(visit)
+    }
+
+    /// Every host that is awake is asked for its report at once: each takes 6 to 11 s.
+    async fn gather_reports(&mut self) {
+        let names: Vec<(String, HostName)> =
+            self.seen.hosts.iter().map(|(host, look)| (look.node.clone(), host.clone())).collect();
+        let mut asked = Vec::new();
+        for (host, node) in self.awake.clone() {
+            let (survey, names) = (self.survey.clone(), names.clone());
+            let ask = async move {
+                let named = |node: &str| {
+                    let found = names.iter().find(|(other, _)| other == node);
+                    found.map_or_else(|| HostName::from(node), |(_, host)| host.clone())
+                };
+                (host.clone(), survey.report(&host, &node, named).await)
+            };
+            asked.push(tokio::task::spawn_local(ask));
         }
-        Err(error) => {
-            findings.ill("policies", format!("{error:#}"), "spot check shows every fault");
-            None
+        if !asked.is_empty() {
+            paper::aside("Each host that is awake is asked for its report: up to 11 seconds.");
+        }
+        for ask in asked {
+            if let Ok((host, report)) = ask.await {
+                self.reports.insert(host, report);
+            }
         }
     }
-}
 
-/// By which rules time zones are read, and where this machine knows others.
-fn zones(config: &Config, findings: &mut Findings) {
-    let marks = sources::read_folder(&config.policies).read().marks;
-    let differences = check::zones::differences(&marks, super::now());
-    if differences.is_empty() {
-        let edition = calendar::zone_rules();
-        let sentence = format!("time zones go by the rules bundled with spot, tzdata {edition}");
-        findings.well("zones", sentence);
+    /// Who answers first for what every host knows.
+    fn anybody(&self) -> Option<&HostName> {
+        self.seen
+            .seen_from
+            .as_ref()
+            .filter(|host| self.awake.contains_key(*host))
+            .or_else(|| self.awake.keys().next())
     }
-    for one in differences {
-        findings.remark("zones", one.message, one.help);
-    }
-}
 
-async fn journal(config: &Config, findings: &mut Findings) {
-    match look::service(config).await {
-        Ok(Some(_)) => findings.well("service", "the service runs and answers at its socket"),
-        Ok(None) => {
-            findings.remark("service", "the service does not run", "systemctl start spot");
-        }
-        Err(error) => findings.ill("service", format!("{error:#}"), "journalctl -u spot"),
+    fn tier(&self, host: &HostName) -> Option<Tier> {
+        Some(self.policy?.host(host)?.tier)
     }
-    let place = live::journal(config);
-    match Journal::read_only(&place) {
-        Ok(_) => findings.well("journal", format!("the journal {} can be read", place.display())),
-        Err(fault @ crate::journal::Fault::Absent { .. }) => {
-            findings.remark("journal", fault.sentence(), fault.remedy());
-        }
-        Err(fault) => findings.ill("journal", fault.sentence(), fault.remedy()),
+
+    /// Hosts that the policy lets sleep.
+    fn may_rest(&self) -> Vec<&HostName> {
+        let hosts = self.policy.into_iter().flat_map(Policy::hosts);
+        hosts.filter(|(_, host)| host.tier != Tier::Low).map(|(name, _)| name).collect()
     }
 }
 
-async fn clock(config: &Config, findings: &mut Findings) {
-    if config.clock_trusted {
-        findings.well("clock", "you vouch for the clock (`clock: trust`)");
-        return;
-    }
-    match RealClock::new(false).ask_state().await {
-        ClockState::Synchronised => findings.well("clock", "the clock is synchronised"),
-        ClockState::Unsynchronised => findings.ill(
-            "clock",
-            "the clock is not synchronised, so nothing is powered off",
-            "start time synchronisation: systemctl enable --now chrony",
-        ),
-        ClockState::Unknown => findings.ill(
-            "clock",
-            "systemd does not say whether the clock is synchronised, so nothing is powered off",
-            "install systemd's timedatectl, or write `clock: trust` into spot.yaml",
-        ),
-    }
-}
-
-fn here(config: &Config, findings: &mut Findings) {
-    match &config.here {
-        Here::Host(host) => findings.well("here", format!("spot lives on {host}")),
-        Here::Guest(guest) => findings.well("here", format!("spot lives in guest {guest}")),
-        Here::Outside => findings.well("here", "spot lives outside the cluster"),
-        Here::Unknown => findings.ill(
-            "here",
-            "where spot lives is not known, so nothing is powered off",
-            "write `here: HOST`, `here: {vmid: N}` or `here: outside` into spot.yaml",
-        ),
-    }
-}
-
-async fn cluster(
-    config: &Config,
-    policy: Option<&Policy>,
-    findings: &mut Findings,
-) -> anyhow::Result<()> {
+async fn look(config: &Config, policy: Option<&Policy>) -> anyhow::Result<Observation> {
     let mut site = live::site(config, policy, RealClock::new(true))?;
     let mut questions = vec![Question::Permissions, Question::ConfiguredVotes];
     questions.extend(config.hosts.iter().map(|(host, _)| Question::Membership(host.clone())));
@@ -202,167 +211,67 @@ async fn cluster(
         site.wait_until(site.now().plus(Duration::from_millis(200))).await;
         seen = site.observe(&questions).await;
     }
-    doors(config, &seen, findings);
-    names(policy, &seen, findings);
-    let rights = seen.answers.get(&Question::Permissions).map(|one| &one.answer);
-    match rights {
-        Some(Ok(Answer::Permissions(permissions))) => {
-            rights_by_path(config, policy, &seen, permissions, findings);
-        }
-        Some(Err(gap)) => findings.ill("rights", gap.to_string(), "mend what is above first"),
-        Some(Ok(_)) | None => {
-            findings.ill(
-                "rights",
-                "no host said what our token may do",
-                "mend what is above first",
-            );
-        }
-    }
-    Ok(())
+    Ok(seen)
 }
 
-/// Each host's own door: address, certificate, token.
-fn doors(config: &Config, seen: &Observation, findings: &mut Findings) {
-    for (host, _) in &config.hosts {
-        let what = format!("door of {host}");
-        let absent = seen.hosts.get(host).is_some_and(|look| look.member == Some(false));
-        let url = config.access.doors.get(host).map_or("", |door| door.url.as_str());
-        match seen.answers.get(&Question::Membership(host.clone())).map(|one| &one.answer) {
-            Some(Ok(_)) => {
-                findings.well(
-                    &what,
-                    format!("{host} answers at {url}, its certificate and our token are right"),
-                );
-            }
-            Some(Err(gap)) if absent => findings.remark(
-                &what,
-                format!("{host} is no member now, and its door could not be tried: {}", gap.why),
-                "try again while it is awake",
-            ),
-            Some(Err(gap)) => findings.ill(
-                &what,
-                format!("{host} at {url}: {}", gap.why),
-                "is it up, and are its `url:`, its `pins:` and the token in spot.yaml right?",
-            ),
-            None => findings.ill(
-                &what,
-                format!("{host} at {url} did not answer in time"),
-                "look at its pveproxy",
-            ),
-        }
+/// What `question` was answered, as far as it was.
+fn answer<'s>(seen: &'s Observation, question: &Question) -> Option<Result<&'s Answer, String>> {
+    let stamped = seen.answers.get(question)?;
+    Some(stamped.answer.as_ref().map_err(|gap| gap.why.clone()))
+}
+
+/// `host1`, `host1 and host2`, `host1, host2 and host3`.
+fn list(names: &[impl ToString]) -> String {
+    let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+    match names.as_slice() {
+        [] => "nobody".into(),
+        [one] => one.clone(),
+        [first @ .., last] => format!("{} and {last}", first.join(", ")),
     }
 }
 
-/// Hosts as the policies, spot.yaml and the cluster name them.
-fn names(policy: Option<&Policy>, seen: &Observation, findings: &mut Findings) {
-    let listed = |host: &HostName| seen.hosts.get(host).is_some_and(|look| look.listed);
-    if seen.quorate.is_none() {
-        findings.ill("names", "the cluster's hosts could not be seen", "mend what is above first");
-        return;
-    }
-    let mut agree = true;
-    for name in policy.into_iter().flat_map(|policy| policy.hosts().keys()) {
-        if !listed(name) {
-            agree = false;
-            findings.ill(
-                "names",
-                format!("the policy names {name}, and the cluster has no such host"),
-                format!("give {name} the name PVE has for it, or set `node:` in its policy"),
-            );
-        }
-    }
-    for (name, look) in &seen.hosts {
-        if look.listed && !look.addressed {
-            agree = false;
-            findings.ill(
-                "names",
-                format!("{name} has no address in spot.yaml, so nothing is powered off"),
-                format!("add {name} under `hosts:` in spot.yaml"),
-            );
-        }
-    }
-    if agree {
-        findings.well("names", "policies, spot.yaml and the cluster agree about the hosts");
-    }
-}
-
-/// What each path needs, and the line that grants it.
-fn rights_by_path(
-    config: &Config,
-    policy: Option<&Policy>,
-    seen: &Observation,
-    permissions: &Permissions,
-    findings: &mut Findings,
-) {
-    let mut missing: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
-    let mut need = |path: String, privilege: &'static str| {
-        if !permissions.allow(&path, privilege) {
-            missing.entry(path).or_default().push(privilege);
-        }
-    };
-    for privilege in ["VM.Audit", "VM.Migrate", "VM.PowerMgmt"] {
-        need("/vms".into(), privilege);
-    }
-    need("/".into(), "Sys.Audit");
-    for (name, look) in seen.hosts.iter().filter(|(_, look)| look.listed) {
-        let path = format!("/nodes/{}", look.node);
-        need(path.clone(), "Sys.Audit");
-        let may_rest =
-            policy.and_then(|policy| policy.host(name)).is_some_and(|host| host.tier != Tier::Low);
-        if may_rest {
-            need(path, "Sys.PowerMgmt");
-        }
-    }
-    for path in permissions.blind_spots() {
-        missing.entry(path).or_insert_with(|| vec!["VM.Audit"]);
-    }
-    if missing.is_empty() {
-        findings.well("rights", "our token may do everything spot needs");
-    }
-    for (path, privileges) in missing {
-        let list = privileges.join(" ");
-        findings.ill(
-            "rights",
-            format!("our token lacks {list} on {path}"),
-            grant(&config.access.token, &path),
-        );
-    }
-}
-
-/// The line that grants what a path needs, all of it: an entry on a deeper path replaces what the
-/// path would inherit.
-fn grant(token: &str, path: &str) -> String {
-    let (role, privileges) = match path.split('/').nth(1) {
-        Some("vms") => ("SpotGuests", "VM.Audit,VM.Migrate,VM.PowerMgmt"),
-        Some("nodes") => ("SpotHosts", "Sys.Audit,Sys.PowerMgmt"),
-        Some(_) | None => ("SpotCluster", "Sys.Audit"),
-    };
-    let user = token.split('!').next().unwrap_or(token);
-    format!(
-        "pveum role add {role} --privs {privileges}; pveum acl modify {path} --roles {role} \
-         --tokens '{token}' --users '{user}'"
-    )
-}
-
-fn draw(sheet: &Sheet, findings: &[Finding]) -> String {
+fn draw(sheet: &Sheet, checks: &[Check]) -> String {
     let mut out = String::new();
-    for one in findings {
-        let mark = match one.health {
-            Health::Well => sheet.ink(Ink::Green, "ok  "),
-            Health::Remark => sheet.ink(Ink::Yellow, "note"),
-            Health::Ill => sheet.ink(Ink::Red, "ILL "),
+    for one in checks {
+        let mark = match one.state {
+            State::Good => sheet.ink(Ink::Green, "good   "),
+            State::Fault => sheet.ink(Ink::Red, "FAULT  "),
+            State::Warning => sheet.ink(Ink::Yellow, "warning"),
+            State::Unknown => sheet.ink(Ink::Dim, "unknown"),
         };
-        out +=
-            &format!("{}\n", sheet.wrapped(&format!("{mark}  "), "      ", &plain(&one.sentence)));
-        if !one.remedy.is_empty() {
-            out += &format!("{}\n", sheet.wrapped("      → ", "        ", &plain(&one.remedy)));
+        let indent = "         ";
+        out += &format!("{}\n", sheet.wrapped(&format!("{mark}  "), indent, &plain(&one.sentence)));
+        let Some(remedy) = &one.remedy else { continue };
+        // Lines to copy stand alone, whole.
+        for (nth, line) in remedy.lines().enumerate() {
+            let first = if nth == 0 { "       → " } else { indent };
+            match line.starts_with("    ") {
+                true => out += &format!("{indent}{}\n", plain(line)),
+                false => out += &format!("{}\n", sheet.wrapped(first, indent, &plain(line))),
+            }
+        }
+        let how = sheet.wrapped(indent, indent, &plain(&format!("(seen by: {})", one.how)));
+        for line in how.lines() {
+            out += &format!("{}\n", sheet.ink(Ink::Dim, line));
         }
     }
-    let ill = findings.iter().filter(|one| one.health == Health::Ill).count();
-    out += &match ill {
-        0 => "\nNothing is wrong.\n".to_owned(),
-        1 => "\n1 thing is wrong.\n".to_owned(),
-        many => format!("\n{many} things are wrong.\n"),
+    let count = |state| checks.iter().filter(|one| one.state == state).count();
+    let (faults, warnings) = (count(State::Fault), count(State::Warning));
+    let unknown = count(State::Unknown);
+    out += "\n";
+    out += &match faults {
+        0 => "Nothing is wrong".to_owned(),
+        1 => "1 thing is wrong".to_owned(),
+        many => format!("{many} things are wrong"),
+    };
+    out += &match warnings {
+        0 => String::new(),
+        1 => ", 1 is worth knowing".to_owned(),
+        many => format!(", {many} are worth knowing"),
+    };
+    out += &match unknown {
+        0 => ".\n".to_owned(),
+        many => format!(", {many} could not be checked now.\n"),
     };
     out
 }

@@ -64,7 +64,7 @@ const INDEX: [&str; 40] = [
 ];
 
 const SERVICES: [(&str, bool); 19] = [
-    ("chrony", false),
+    ("chrony", true),
     ("corosync", true),
     ("cron", false),
     ("ksmtuned", false),
@@ -128,6 +128,13 @@ pub(super) fn route(mut asking: Asking, method: &str, node: &str, rest: &[&str])
         ("GET", ["services"]) => {
             asking.need(&own, "Sys.Audit")?;
             forwarded(asking, node, &[], |_| Ok(services().into()))
+        }
+        ("GET", ["time"]) => {
+            asking.need(&own, "Sys.Audit")?;
+            forwarded(asking, node, &[], |asking| {
+                let now = asking.world.now().as_second();
+                Ok(json!({ "time": now, "localtime": now, "timezone": "UTC" }).into())
+            })
         }
         ("GET", ["storage"]) => {
             let known = ["content", "enabled", "target", "storage", "format"];

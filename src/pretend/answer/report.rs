@@ -134,7 +134,9 @@ fn storage_cfg(world: &World) -> String {
     let entry = |storage: &crate::pretend::world::Storage| {
         let file = &storage.file;
         let shared = if file.shared { "\tshared 1\n" } else { "" };
-        format!("{}: {}\n\tcontent {}\n{shared}\n", file.kind, file.name, file.content)
+        let host = file.served_by.as_ref().map(|host| &world.hosts[host].address);
+        let server = host.map(|address| format!("\tserver {address}\n")).unwrap_or_default();
+        format!("{}: {}\n\tcontent {}\n{server}{shared}\n", file.kind, file.name, file.content)
     };
     world.storages.values().map(entry).collect()
 }
