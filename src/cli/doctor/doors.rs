@@ -137,8 +137,8 @@ async fn clock(visit: &Visit<'_>, host: &HostName, node: &str, checks: &mut Chec
                 true => by.good(format!("the clock of {host} agrees with this machine's")),
                 false => by.warning(
                     format!(
-                        "the clock of {host} is {} s {} this machine's",
-                        apart.abs(),
+                        "the clock of {host} is {} {} this machine's",
+                        long(apart.unsigned_abs()),
                         if apart > 0 { "ahead of" } else { "behind" }
                     ),
                     format!("ssh root@{host} chronyc makestep"),
@@ -160,6 +160,16 @@ async fn clock(visit: &Visit<'_>, host: &HostName, node: &str, checks: &mut Chec
             }
         }
         Err(why) => by.unknown(format!("the services of {host} are not known: {why}"), "try again"),
+    }
+}
+
+/// `7 s`, `5 min`, `3 h`, `12 days`.
+fn long(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
     }
 }
 
