@@ -13,6 +13,7 @@ mod ask;
 mod check;
 mod demo;
 mod doctor;
+mod init;
 mod live;
 mod look;
 mod paper;
@@ -42,7 +43,7 @@ pub const DEFAULT_CONFIG: &str = "/etc/spot/spot.yaml";
 /// Lets the hosts of a Proxmox VE cluster sleep while nobody needs them.
 #[derive(Debug, Parser)]
 #[command(name = "spot", version, about, disable_help_subcommand = true)]
-#[command(after_help = "Try it without a cluster: spot demo")]
+#[command(after_help = "Try it without a cluster: spot demo\nBegin with your own: spot init")]
 pub struct Cli {
     /// How to reach the cluster
     #[arg(long, global = true, value_name = "FILE", default_value = DEFAULT_CONFIG)]
@@ -66,6 +67,8 @@ pub enum Command {
     Demo(DemoArgs),
     /// Serve a pretended cluster to any client of PVE's API
     Pretend(PretendArgs),
+    /// From an address and a token to a spot.yaml and a first policy
+    Init(init::InitArgs),
     /// Write completions for a shell to standard output
     Completions {
         #[arg(value_enum)]
@@ -330,6 +333,7 @@ fn perform(cli: &Cli) -> anyhow::Result<Exit> {
         Command::Agenda(args) => in_time(agenda::agenda(&cli.config, args)),
         Command::Demo(args) => in_time(demo::demo(args)),
         Command::Pretend(args) => in_time(pretend::pretend(args)),
+        Command::Init(args) => in_time(init::init(cli, args)),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(*shell, &mut Cli::command(), "spot", &mut text);

@@ -176,7 +176,7 @@ fn text_of(path: &Path) -> Result<String, String> {
 }
 
 /// A secret that nobody else can read.
-fn secret_of(path: &Path) -> Result<Secret, String> {
+pub fn secret_of(path: &Path) -> Result<Secret, String> {
     let text = text_of(path)?;
     let shown = path.display();
     let mode = std::fs::metadata(path).map(|file| file.permissions().mode()).unwrap_or(0);
