@@ -164,7 +164,7 @@ fn covered(policy: &Policy, host: &HostName, job: &JobFound) -> bool {
         rule.hosts.contains(host) && rule.for_backups.is_some() && for_this
     });
     let next = job.next_run.and_then(|seconds| Timestamp::from_second(seconds).ok());
-    for_backups || next.is_some_and(|at| policy.opening(host, at).is_some())
+    for_backups || next.is_some_and(|at| policy.opening(host, at, &[]).is_some())
 }
 
 /// A shared storage whose server is a host that may sleep: nothing in PVE says so, the owner must.
