@@ -79,7 +79,7 @@ pub struct InitArgs {
     /// Where the journal lies [/var/lib/spot; beside a spot.yaml that is not in /etc/spot]
     #[arg(long, value_name = "DIR")]
     pub state: Option<PathBuf>,
-    /// Where the service is asked [/run/spot/spot.sock; beside a spot.yaml that is not in /etc/spot]
+    /// Where the service is asked [/run/spot/spot.sock; or beside spot.yaml, as the journal]
     #[arg(long, value_name = "FILE")]
     pub socket: Option<PathBuf>,
     /// Write over a spot.yaml, a token and a first policy that are there already

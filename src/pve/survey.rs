@@ -1,6 +1,6 @@
-//! What `spot init` and `spot doctor` read of a cluster beyond what judgement asks: names, addresses
-//! and certificates of every host, versions, clocks, hardware addresses, jobs that run by
-//! themselves.
+//! What `spot init` and `spot doctor` read of a cluster beyond what judgement asks: names,
+//! addresses and certificates of every host, versions, clocks, hardware addresses, jobs that run
+//! by themselves.
 //!
 //! Each reading is one call at one host's own address, read leniently, and says in one clause why
 //! it gave nothing. Nothing here is a base for a power-off.
@@ -426,7 +426,7 @@ mod tests {
     inet 192.168.1.12/24 scope global vmbr0
        valid_lft forever preferred_lft forever
     inet6 fe80::aaa1:59ff:fe00:2/64 scope link
-5: tap100i0: <BROADCAST,MULTICAST,PROMISC,UP,LOWER_UP> mtu 1500 qdisc fq_codel master vmbr0 state UNKNOWN
+5: tap100i0: <BROADCAST,MULTICAST,UP,LOWER_UP> mtu 1500 qdisc fq_codel master vmbr0 state UP
     link/ether 3e:11:22:33:44:55 brd ff:ff:ff:ff:ff:ff promiscuity 2
     tun type tap pi off vnet_hdr on persist off
 # ip -details -4 route show

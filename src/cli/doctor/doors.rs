@@ -127,7 +127,7 @@ async fn version(visit: &Visit<'_>, host: &HostName, checks: &mut Checks) {
 }
 
 async fn clock(visit: &Visit<'_>, host: &HostName, node: &str, checks: &mut Checks) {
-    let mut by = checks.by("host-clock", format!("GET /nodes/{node}/time, against this machine's"));
+    let mut by = checks.by("host_clock", format!("GET /nodes/{node}/time, against this machine's"));
     let before = super::super::now();
     match visit.survey.clock_seconds(host, node).await {
         Ok(seconds) => {
@@ -147,7 +147,7 @@ async fn clock(visit: &Visit<'_>, host: &HostName, node: &str, checks: &mut Chec
         }
         Err(why) => by.unknown(format!("the clock of {host} is not known: {why}"), "try again"),
     }
-    let mut by = checks.by("host-time-service", format!("GET /nodes/{node}/services"));
+    let mut by = checks.by("host_time_service", format!("GET /nodes/{node}/services"));
     match visit.survey.services(host, node).await {
         Ok(services) => {
             let keepers = ["chrony", "systemd-timesyncd", "ntp", "ntpsec", "openntpd"];

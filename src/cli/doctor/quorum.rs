@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::{Checks, Visit, answer};
-use crate::cluster::quorum::device_fault;
+use crate::cluster::quorum::disorder::{About, recognise};
 use crate::cluster::{Answer, Evidence, HostName, Question};
 use crate::policy::votes::{Votes, never_resting};
 
@@ -25,57 +25,45 @@ pub(super) fn quorum(visit: &Visit<'_>, checks: &mut Checks) {
             ),
         }
     }
-    members(&evidence, checks);
-    device(&evidence, checks);
+    members(visit, &evidence, checks);
     votes(visit, &evidence, checks);
     uneven(visit, checks);
 }
 
-/// Every member shows the same.
-fn members(evidence: &BTreeMap<&HostName, &Evidence>, checks: &mut Checks) {
-    let mut by = checks.by("quorum", "pvecm status in every member's own report");
-    let Some((first, shown)) = evidence.iter().next() else { return };
-    if let Some((host, _)) = evidence.iter().find(|(_, one)| !one.quorate) {
-        return by.fault(
-            format!("{host} sees no quorum"),
-            "wake hosts until the majority of votes is there: spot up HOST",
-        );
-    }
-    if let Some((host, _)) = evidence.iter().find(|(_, one)| one.ring != shown.ring) {
-        return by.fault(
-            format!("{first} and {host} are in different rings: the cluster is cut apart"),
-            "look at the network between them: corosync-cfgtool -s",
-        );
-    }
-    by.good(format!(
-        "{} of {} votes are here and {} are needed, as every member shows",
-        shown.total, shown.expected, shown.quorum
-    ));
-}
-
-fn device(evidence: &BTreeMap<&HostName, &Evidence>, checks: &mut Checks) {
-    let mut by =
-        checks.by("qdevice", "pvecm status and corosync.conf in every member's own report");
-    let configured = evidence.values().find(|one| one.conf.device.is_some());
-    let Some(configured) = configured else { return };
-    if let Some(fault) = device_fault(&configured.conf) {
-        return by.fault(fault, "pvecm qdevice remove; pvecm qdevice setup ADDRESS");
-    }
-    let mut well = true;
-    for (host, shown) in evidence {
-        let cast = shown.device_votes.unwrap_or(0);
-        if cast == 0 {
-            well = false;
-            by.fault(
-                format!("the QDevice casts no vote for {host}"),
-                format!(
-                    "ssh root@{host} systemctl restart corosync-qdevice; then look at its server"
-                ),
-            );
+/// What every member shows, and whatever is out of order with it.
+fn members(visit: &Visit<'_>, evidence: &BTreeMap<&HostName, &Evidence>, checks: &mut Checks) {
+    const HOW: &str = "pvecm status and corosync.conf in every member's own report";
+    let Some(shown) = evidence.values().next() else { return };
+    let views = evidence.iter().map(|(host, view)| ((*host).clone(), *view)).collect();
+    let node = |host: &HostName| {
+        visit.seen.hosts.get(host).map_or(host.to_string(), |look| look.node.clone())
+    };
+    let found = recognise(&views, &node);
+    for one in &found {
+        let mut by = checks.by(one.code(), HOW);
+        match one.about() {
+            About::Views | About::Quorate | About::File | About::Return | About::Device => {
+                by.fault(one.to_string(), one.remedy());
+            }
+            About::Remark => by.warning(one.to_string(), one.remedy()),
         }
     }
-    if well {
-        by.good("the QDevice is alive and casts its vote for every member");
+    if found.is_empty() {
+        checks.by("quorum", HOW).good(format!(
+            "{} of {} votes are here and {} are needed, as every member shows",
+            shown.total, shown.expected, shown.quorum
+        ));
+    }
+    match (&shown.conf.device, shown.device_votes) {
+        (Some(_), Some(cast))
+            if cast > 0 && found.iter().all(|one| one.about() != About::Device) =>
+        {
+            checks
+                .by("qdevice", HOW)
+                .good("the QDevice is alive and casts its vote for every member");
+        }
+        // What is amiss with it has been told; without one there is nothing to tell.
+        (Some(_) | None, _) => {}
     }
 }
 
@@ -104,7 +92,7 @@ fn votes(visit: &Visit<'_>, evidence: &BTreeMap<&HostName, &Evidence>, checks: &
 /// One host alone quorate, and disks that others write as well.
 fn uneven(visit: &Visit<'_>, checks: &mut Checks) {
     let how = "GET /cluster/config/nodes and GET /cluster/resources";
-    let mut by = checks.by("uneven-votes", how);
+    let mut by = checks.by("uneven_votes", how);
     let Some(Ok(Answer::ConfiguredVotes(votes))) = answer(&visit.seen, &Question::ConfiguredVotes)
     else {
         return;

@@ -125,7 +125,7 @@ const USED: [&str; 9] = [
 /// line of defence, so it is worth having.
 fn too_many(visit: &Visit<'_>, permissions: &Permissions, checks: &mut Checks) {
     let mut by =
-        checks.by("rights-unused", "GET /access/permissions, against all spot ever asks for");
+        checks.by("rights_unused", "GET /access/permissions, against all spot ever asks for");
     let all = permissions.by_path.values().flat_map(BTreeMap::keys);
     let unused: BTreeSet<&String> = all.filter(|one| !USED.contains(&one.as_str())).collect();
     let user = visit.config.access.token.split('!').next().unwrap_or_default();

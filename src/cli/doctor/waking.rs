@@ -32,7 +32,7 @@ pub(super) async fn waking(visit: &Visit<'_>, checks: &mut Checks) {
 
 /// Where packets would leave this machine.
 fn interfaces(visit: &Visit<'_>, checks: &mut Checks) {
-    let mut by = checks.by("wake-interface", "the network interfaces of this machine");
+    let mut by = checks.by("wake_interface", "the network interfaces of this machine");
     if !visit.config.wake_only.is_empty() {
         let only: Vec<String> = visit.config.wake_only.iter().map(ToString::to_string).collect();
         return by.warning(
@@ -65,7 +65,7 @@ fn interfaces(visit: &Visit<'_>, checks: &mut Checks) {
 
 /// The hardware address, against what PVE and the host itself say.
 async fn address(visit: &Visit<'_>, name: &HostName, host: &Host, checks: &mut Checks) {
-    let mut by = checks.by("wake-mac", format!("`mac` of {name}, its node config and its report"));
+    let mut by = checks.by("wake_mac", format!("`mac` of {name}, its node config and its report"));
     if host.macs.is_empty() {
         return by.fault(
             format!("{name} has no `mac` in its policy, so it can never be woken"),
@@ -134,7 +134,7 @@ fn proof(
     record: Option<&HostRecord>,
     checks: &mut Checks,
 ) {
-    let mut by = checks.by("wake-proven", format!("the journal's entries about {name}"));
+    let mut by = checks.by("wake_proven", format!("the journal's entries about {name}"));
     if host.macs.is_empty() {
         return;
     }
@@ -143,9 +143,9 @@ fn proof(
     let interface = found.map_or("IFACE", |card| card.name.as_str());
     let arm = format!(
         "arm its card, now and after every boot, then prove it:\n    ssh root@{name} ethtool -s \
-         {interface} wol g\n    spot prove {name}\nIn /etc/network/interfaces the line belongs under \
-         `iface {interface}` as `post-up ethtool -s {interface} wol g`, and the firmware must allow \
-         waking by network."
+         {interface} wol g\n    spot prove {name}\nIn /etc/network/interfaces it belongs under \
+         `iface {interface}` as `post-up ethtool -s {interface} wol g`; and the firmware must \
+         allow waking by network."
     );
     let proven = record.and_then(|record| record.proof.as_ref());
     match (proven, record) {

@@ -140,11 +140,13 @@ impl Places {
 
     fn spot_yaml(&self, draft: &Draft) -> String {
         let mut out = format!(
-            "# How spot reaches the cluster {} and acts on it; what it should want of it stands in the\n\
-             # policies. Relative paths are meant from this file's folder. Written by `spot init`.\n\n\
+            "# How spot reaches the cluster {} and acts on it; what it should want of it stands\n\
+             # in the policies. Relative paths are meant from this file's folder. Written by\n\
+             # `spot init`.\n\n\
              # Every host with its own address, and the SHA-256 fingerprint of its certificate as\n\
-             # `pvenode cert info` shows it. PVE renews certificates about every two years; then a second\n\
-             # pin belongs here. Instead of pins: `ca: pve-root-ca.pem`, copied from /etc/pve.\nhosts:\n",
+             # `pvenode cert info` shows it. PVE renews certificates about every two years; then a\n\
+             # second pin belongs here. Instead of pins: `ca: pve-root-ca.pem`, copied from\n\
+             # /etc/pve.\nhosts:\n",
             quoted_comment(&draft.cluster)
         );
         for host in &draft.hosts {
