@@ -152,7 +152,8 @@ impl Exits {
 
 /// The interfaces that packets would leave by.
 pub fn interfaces() -> Result<Vec<String>, String> {
-    let names: BTreeSet<String> = sources()?.into_iter().map(|source| source.interface).collect();
+    let exits = Exits::list()?.sources.into_iter();
+    let names: BTreeSet<String> = exits.map(|source| source.interface).collect();
     Ok(names.into_iter().collect())
 }
 
