@@ -125,6 +125,9 @@ pub enum Question {
     /// The host's own `/cluster/status`: whom it sees, and whether it is quorate. Quick; judged
     /// only when asked in the same turn.
     Membership(HostName),
+    /// The host's own connection to the QDevice's server (`/cluster/config/qdevice`). Quick; judged
+    /// only when asked in the same turn.
+    Device(HostName),
     /// Is the host's API up, does it see quorum, are its storages active?
     Readiness(HostName),
     /// What our token may do, by path (`/access/permissions`).
@@ -149,6 +152,7 @@ pub enum Answer {
     Evidence(Box<Evidence>),
     LiveGuests(BTreeMap<Vmid, LiveGuest>),
     Membership(Membership),
+    Device(DeviceLink),
     Readiness(Readiness),
     Permissions(Permissions),
     ConfiguredVotes(BTreeMap<HostName, u32>),
@@ -175,6 +179,19 @@ pub struct Membership {
     pub config_version: Option<u64>,
     /// Everybody configured; true = online in this host's view.
     pub members: BTreeMap<HostName, bool>,
+}
+
+/// What one host's corosync-qdevice says of its server.
+///
+/// Its votes are in no other quick answer: a cluster whose QDevice has just died shows the same
+/// members and the same quorum, until a host leaves.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceLink {
+    Connected,
+    /// In its own words: `Connect failed`.
+    NotConnected(String),
+    /// There is no device, or its daemon does not run there: PVE answers alike.
+    NoDaemon,
 }
 
 /// Rights of our token: path → privilege → whether it reaches deeper paths

@@ -273,6 +273,7 @@ const CLAUSES: &[Clause] = &[
     // And now, in the turn of the request, once more.
     clause!(empty_itself, POWER_OFF, LastLook),
     clause!(survivors_agree, POWER_OFF, LastLook),
+    clause!(device_still_votes, POWER_OFF, LastLook),
 ];
 
 /// What stands against powering `host` off whatever its guests do.

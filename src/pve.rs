@@ -301,6 +301,7 @@ fn quick(question: &Question) -> bool {
         Question::Evidence(_) => false,
         Question::LiveGuests(_)
         | Question::Membership(_)
+        | Question::Device(_)
         | Question::Readiness(_)
         | Question::Permissions
         | Question::ConfiguredVotes

@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use self::quorum::{Fresh, fresh_evidence, is_fresh};
 pub(super) use self::quorum::{
-    can_return, configured_agrees, every_member_quorate, evidence, same_view, survivors_agree,
-    votes,
+    can_return, configured_agrees, device_still_votes, every_member_quorate, evidence, same_view,
+    survivors_agree, votes,
 };
 use super::{Case, Finding, Here, Mode};
 use crate::cluster::{

@@ -14,9 +14,9 @@ use jiff::Timestamp;
 use super::{Bounds, CLAUSES, EvidenceKind, Here, Mode, Ruling, check, check_by};
 use crate::cluster::quorum::{DeviceAlgorithm, DeviceConf, MemberVotes};
 use crate::cluster::{
-    Answer, CorosyncConf, Evidence, Gap, GuestKind, GuestSeen, HostName, HostSeen, LiveGuest,
-    Membership, Moment, Observation, Permissions, Question, Reported, RunState, Stamped, TaskSeen,
-    Vmid,
+    Answer, CorosyncConf, DeviceLink, Evidence, Gap, GuestKind, GuestSeen, HostName, HostSeen,
+    LiveGuest, Membership, Moment, Observation, Permissions, Question, Reported, RunState, Stamped,
+    TaskSeen, Vmid,
 };
 use crate::request::{Migration, Move, Request};
 use crate::undertaking::{Event, Undertaking};
@@ -86,6 +86,8 @@ fn home(request: Request) -> World {
         let members = names.iter().map(|name| (host(name), true)).collect();
         let view = Membership { quorate: true, config_version: Some(4), members };
         seen.answers.insert(Question::Membership(host(name)), stamp(Answer::Membership(view)));
+        let link = Answer::Device(DeviceLink::Connected);
+        seen.answers.insert(Question::Device(host(name)), stamp(link));
     }
     let everything = BTreeMap::from([("VM.Audit".to_owned(), true)]);
     let permissions = Permissions { by_path: BTreeMap::from([("/vms".to_owned(), everything)]) };
@@ -145,6 +147,22 @@ fn power_off() -> World {
     home(Request::PowerOff { host: host("host3") })
 }
 
+/// Three votes of one each and a QDevice of two (lms): E5 Q3, so that host1 and host2 need it.
+fn by_the_device() -> World {
+    changed(power_off(), |w| {
+        for name in ["host1", "host2", "host3"] {
+            let view = w.evidence(name);
+            for member in view.members.values_mut() {
+                *member = MemberVotes { votes: 1, device: Some("A,V,NMW".into()) };
+            }
+            view.conf.votes.insert("host1".into(), 1);
+            let (algorithm, server) = (DeviceAlgorithm::Lms, Some("10.0.0.9".to_owned()));
+            view.conf.device = Some(DeviceConf { algorithm, votes: Some(2), server });
+            view.device_votes = Some(2);
+        }
+    })
+}
+
 fn migrate(how: Migration) -> World {
     let (guest, kind, from, to) = (Vmid(201), GuestKind::Vm, host("host2"), host("host3"));
     home(Request::Migrate { guest, kind, from, to, how, local_disks: false, bandwidth: None })
@@ -189,6 +207,16 @@ impl World {
     fn each_evidence(&mut self, change: impl Fn(&mut Evidence)) {
         for name in ["host1", "host2", "host3"] {
             change(self.evidence(name));
+        }
+    }
+
+    /// These hosts see no vote of the device, and show `column` for themselves.
+    fn mute(&mut self, names: &[&str], column: &str) {
+        for name in names {
+            let view = self.evidence(name);
+            view.device_votes = Some(0);
+            let own = view.members.get_mut(&host(name)).unwrap();
+            own.device = Some(column.to_owned());
         }
     }
 
@@ -456,6 +484,25 @@ fn dangers() -> Vec<(&'static str, World)> {
                 w.seen.answers.remove(&Question::Membership(host("host2")));
             }),
         ),
+        (
+            "device_still_votes",
+            changed(by_the_device(), |w| {
+                let link = DeviceLink::NotConnected("Connect failed".into());
+                w.answer(Question::Device(host("host2")), Answer::Device(link));
+            }),
+        ),
+        (
+            "device_still_votes",
+            changed(by_the_device(), |w| {
+                w.answer(Question::Device(host("host1")), Answer::Device(DeviceLink::NoDaemon));
+            }),
+        ),
+        (
+            "device_still_votes",
+            changed(by_the_device(), |w| {
+                w.seen.answers.remove(&Question::Device(host("host2")));
+            }),
+        ),
     ]
 }
 
@@ -463,6 +510,7 @@ fn dangers() -> Vec<(&'static str, World)> {
 fn what_is_safe_is_cleared() {
     for world in [
         power_off(),
+        by_the_device(),
         migrate(Migration::Live),
         migrate(Migration::Restart),
         shut_down(),
@@ -642,4 +690,117 @@ fn a_hibernated_guest_is_locked_and_may_sleep_and_start() {
     let mut world = start();
     world.guest(203).lock = Some("suspended".into());
     assert_eq!(world.verdict(), "cleared");
+}
+
+/// A state of the votes: its name, how it comes about, and a part of its remedy.
+type Named = (&'static str, fn(&mut World), &'static str);
+
+/// Each named state of the votes is refused under its own name, with the command that mends it.
+#[test]
+fn what_is_wrong_with_the_votes_is_refused_by_its_name() {
+    let named: &[Named] = &[
+        ("rings_differ", |w| w.evidence("host2").ring = "2.4".into(), "`pvecm status` on host1"),
+        (
+            "votes_disagree",
+            |w| w.evidence("host2").members.get_mut(&host("host3")).unwrap().votes = 0,
+            "`systemctl restart corosync` on host3",
+        ),
+        ("expected_disagrees", |w| w.evidence("host3").expected = 4, "`pvecm expected 5`"),
+        (
+            "corosync_conf_differs",
+            |w| {
+                let conf = &mut w.evidence("host2").conf;
+                conf.quorum.insert("two_node".into(), "1".into());
+            },
+            "`systemctl restart pve-cluster`",
+        ),
+        (
+            "waiting_for_all",
+            |w| {
+                w.each_evidence(|view| {
+                    (view.quorate, view.flags) = (false, ["WaitForAll".to_owned()].into());
+                });
+            },
+            "quorum.cancel_wait_for_all u8 1` on host1",
+        ),
+        (
+            "not_quorate",
+            |w| {
+                w.each_evidence(|view| (view.quorate, view.quorum) = (false, 6));
+            },
+            "`pvecm status` on host1",
+        ),
+        (
+            "votes_not_reloaded",
+            |w| {
+                w.each_evidence(|view| {
+                    view.conf.votes.insert("host2".into(), 2);
+                });
+            },
+            "`corosync-cfgtool -R`",
+        ),
+        ("expected_lowered", |w| w.each_evidence(|view| view.expected = 3), "`pvecm expected 5`"),
+        ("expected_raised", |w| w.each_evidence(|view| view.expected = 6), "`pvecm expected 5`"),
+        (
+            "qdevice_not_reloaded",
+            |w| {
+                let (algorithm, server) = (DeviceAlgorithm::Lms, None);
+                let device = DeviceConf { algorithm, votes: Some(4), server };
+                w.each_evidence(|view| view.conf.device = Some(device.clone()));
+            },
+            "`corosync-cfgtool -R`",
+        ),
+        (
+            "qdevice_still_counted",
+            |w| w.each_evidence(|view| view.device_votes = Some(0)),
+            "`systemctl stop corosync-qdevice`",
+        ),
+    ];
+    for (code, change, remedy) in named {
+        let world = changed(power_off(), change);
+        assert_refused(&world, code, remedy);
+    }
+    let by_device: &[Named] = &[
+        ("qdevice_dead", |w| w.mute(&["host1", "host2", "host3"], "A,NV,NMW"), "corosync-qnetd"),
+        (
+            "qdevice_daemon_off",
+            |w| w.mute(&["host2"], "NR"),
+            "`systemctl restart corosync-qdevice` on host2",
+        ),
+        ("qdevice_no_vote", |w| w.mute(&["host2"], "A,NV,NMW"), "`corosync-qdevice-tool -s`"),
+        (
+            "qdevice_votes_not_reloaded",
+            |w| w.each_evidence(|view| view.conf.device.as_mut().unwrap().votes = Some(3)),
+            "`corosync-cfgtool -R`",
+        ),
+        (
+            "qdevice_faulty",
+            |w| {
+                w.each_evidence(|view| {
+                    view.conf.device.as_mut().unwrap().algorithm = DeviceAlgorithm::Ffsplit;
+                    view.members.get_mut(&host("host1")).unwrap().votes = 3;
+                    view.conf.votes.insert("host1".into(), 3);
+                });
+            },
+            "device section",
+        ),
+    ];
+    for (code, change, remedy) in by_device {
+        let world = changed(by_the_device(), change);
+        assert_refused(&world, code, remedy);
+    }
+    // A dead device is no matter where the votes suffice without it.
+    let world = changed(by_the_device(), |w| {
+        w.each_evidence(|view| (view.expected, view.quorum) = (3, 2));
+        w.mute(&["host1", "host2", "host3"], "A,NV,NMW");
+    });
+    assert_eq!(world.verdict(), "cleared");
+}
+
+fn assert_refused(world: &World, code: &str, remedy: &str) {
+    let ruling = world.ruling(&|_| true);
+    let refusal = ruling.refusals.first().unwrap_or_else(|| panic!("{code} is cleared"));
+    assert_eq!(refusal.code, code, "{}", refusal.sentence);
+    assert!(refusal.remedy.contains(remedy), "{}", refusal.remedy);
+    assert!(!refusal.waiting && !refusal.sentence.is_empty());
 }

@@ -92,6 +92,11 @@ impl World {
                 self.tell("owner", "changed corosync.conf");
                 self.knob(&Knob::RaiseConfig);
             }
+            Event::EditVotes { host, votes } => {
+                self.tell("owner", format!("wrote {votes} votes for {host} into corosync.conf"));
+                self.host_mut(host).votes = *votes;
+                self.knob(&Knob::RaiseConfig);
+            }
             Event::Partition(groups) => {
                 self.tell("network", "fell apart");
                 self.last_crash = Some(now);

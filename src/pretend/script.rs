@@ -182,6 +182,12 @@ pub enum Event {
     },
     ExpectedVotes(u32),
     RaiseConfig(bool),
+    /// The owner gives a host other votes in corosync.conf, and no running corosync takes the file
+    /// over.
+    EditVotes {
+        host: HostName,
+        votes: u32,
+    },
     Partition(Vec<BTreeSet<HostName>>),
     Heal(bool),
     /// The wall clock is off by this from now on, such as `-1h`; `0s` mends it.
@@ -275,6 +281,7 @@ impl Event {
             | Event::ApiDown { host, .. }
             | Event::MoveGuest { to: host, .. }
             | Event::Backup { host, .. }
+            | Event::EditVotes { host, .. }
             | Event::QdeviceDaemon { host, .. } => vec![host],
             Event::CreateGuest(guest) => vec![&guest.host],
             Event::Answers(fault) => fault.host.iter().collect(),

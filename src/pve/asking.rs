@@ -38,6 +38,7 @@ pub fn name(question: &Question) -> String {
         Question::Evidence(host) => format!("evidence of {host}"),
         Question::LiveGuests(host) => format!("guests of {host}"),
         Question::Membership(host) => format!("membership of {host}"),
+        Question::Device(host) => format!("QDevice as {host} sees it"),
         Question::Readiness(host) => format!("readiness of {host}"),
         Question::Permissions => "permissions".into(),
         Question::ConfiguredVotes => "configured votes".into(),
@@ -86,6 +87,7 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
             Question::Evidence(host) => self.evidence(host).await,
             Question::LiveGuests(host) => self.live_guests(host).await,
             Question::Membership(host) => self.membership(host).await.map(Answer::Membership),
+            Question::Device(host) => self.device(host).await,
             Question::Readiness(host) => self.readiness(host).await,
             Question::Permissions => self.permissions().await,
             Question::ConfiguredVotes => self.configured_votes().await,
@@ -171,6 +173,12 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
             config_version: status.config_version,
             members: status.nodes.into_iter().map(member).collect(),
         })
+    }
+
+    async fn device(&mut self, host: &HostName) -> Result<Answer, String> {
+        self.own_address(host)?;
+        let link = self.at(host, self.core.client.device_link(host)).await.map_err(told)?;
+        Ok(Answer::Device(link))
     }
 
     async fn readiness(&mut self, host: &HostName) -> Result<Answer, String> {

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::wire;
-use crate::cluster::{HostName, Mac};
+use crate::cluster::{DeviceLink, HostName, Mac};
 use crate::request::Answered;
 use crate::site::{Call, Fault, Method, Reply, Transport};
 
@@ -156,6 +156,11 @@ impl<T: Transport> Client<T> {
     pub async fn wake_address(&self, to: &HostName, node: &str) -> Result<Option<Mac>, Trouble> {
         let path = format!("/nodes/{node}/config");
         self.get(to, path, &[("property", "wakeonlan")], READ_LIMIT, wire::wake_address).await
+    }
+
+    pub async fn device_link(&self, to: &HostName) -> Result<DeviceLink, Trouble> {
+        let path = "/cluster/config/qdevice".into();
+        self.get(to, path, &[], READ_LIMIT, wire::device_link).await
     }
 
     pub async fn permissions(

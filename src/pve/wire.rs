@@ -13,7 +13,7 @@ use std::fmt;
 use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde::{Deserialize, de};
 
-use crate::cluster::{Cpu, Mac};
+use crate::cluster::{Cpu, DeviceLink, Mac};
 
 /// Any JSON scalar; what is nested is skipped.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -547,6 +547,21 @@ pub fn wake_address(body: &[u8]) -> Result<Option<Mac>, String> {
     });
     let mac = mac.and_then(|mac| mac.parse().ok());
     mac.map(Some).ok_or_else(|| format!("`wakeonlan` is `{property}`, which names no address"))
+}
+
+/// `GET /cluster/config/qdevice`: the asked host's own connection to the server; an empty object
+/// without a device, and also while its daemon does not run.
+pub fn device_link(body: &[u8]) -> Result<DeviceLink, String> {
+    #[derive(Deserialize)]
+    struct Status {
+        #[serde(rename = "State", default, deserialize_with = "text")]
+        state: Option<String>,
+    }
+    Ok(match data::<Status>(body)?.state {
+        None => DeviceLink::NoDaemon,
+        Some(state) if state == "Connected" => DeviceLink::Connected,
+        Some(state) => DeviceLink::NotConnected(state),
+    })
 }
 
 /// `GET /cluster/config/nodes`: configured votes by node; a missing key counts as 1.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::{ask, ask_again, content_unless, refuse, this_turn};
 use crate::cluster::quorum::disorder::{About, Disorder, recognise, written_device_votes};
 use crate::cluster::quorum::{Tally, tally};
-use crate::cluster::{Answer, Evidence, HostName, Observation, Question, Stamped};
+use crate::cluster::{Answer, DeviceLink, Evidence, HostName, Observation, Question, Stamped};
 use crate::gate::{Case, EvidenceKind, Finding};
 
 /// Evidence older than this is void (design section 7).
@@ -156,9 +156,7 @@ pub(in crate::gate) fn votes(case: &Case<'_>) -> Finding {
 
 fn votes_as_counted(case: &Case<'_>) -> Finding {
     let Some(evidence) = case.evidence() else { return Finding::Content };
-    let stops = case.stops();
-    let lost = server_lost(case, &evidence, &stops);
-    let result = tally(&evidence, &stops, lost, rest_off(case));
+    let result = what_stays(case, &evidence);
     content_unless(!result.keeps(case.bounds.spare), || {
         let sentence = too_few(case, &result);
         if let Some(disorder) = silent_device(case, &evidence, &result) {
@@ -167,6 +165,11 @@ fn votes_as_counted(case: &Case<'_>) -> Finding {
         let because = result.no_credit_because.map(|why| format!("; {why}"));
         refuse(sentence + &because.unwrap_or_default(), WAKE_ANOTHER)
     })
+}
+
+fn what_stays(case: &Case<'_>, evidence: &BTreeMap<HostName, &Evidence>) -> Tally {
+    let stops = case.stops();
+    tally(evidence, &stops, server_lost(case, evidence, &stops), rest_off(case))
 }
 
 /// Weaker, and on the owner's word alone: members by `/cluster/status`, votes by corosync.conf.
@@ -288,6 +291,48 @@ pub(in crate::gate) fn survivors_agree(case: &Case<'_>) -> Finding {
                 format!("{host} sees another cluster than it did a moment ago"),
                 "it is judged anew when every member agrees again",
             );
+        }
+    }
+    content_unless(!questions.is_empty(), || Finding::Ask { questions, sentence: told })
+}
+
+/// Where the stop is safe only by the QDevice's vote, every survivor's daemon is asked now: a
+/// server that died since the evidence changes neither members nor quorum, until a host leaves.
+pub(in crate::gate) fn device_still_votes(case: &Case<'_>) -> Finding {
+    let by_evidence = match case.bounds.evidence {
+        EvidenceKind::Runtime => case.evidence(),
+        // Configured votes credit no device.
+        EvidenceKind::Configured => None,
+    };
+    let Some(evidence) = by_evidence else { return Finding::Content };
+    let result = what_stays(case, &evidence);
+    if (Tally { credit: 0, ..result }).keeps(case.bounds.spare) {
+        return Finding::Content;
+    }
+    let stops = case.stops();
+    let mut questions = BTreeSet::new();
+    let mut told = None;
+    for (host, view) in evidence.iter().filter(|(host, _)| !stops.contains(*host)) {
+        let question = Question::Device(host.clone());
+        match this_turn(case.seen, &question).map(|stamped| &stamped.answer) {
+            Some(Ok(Answer::Device(DeviceLink::Connected))) => {}
+            Some(Ok(Answer::Device(DeviceLink::NotConnected(state)))) => {
+                let server = view.conf.device.as_ref().and_then(|device| device.server.clone());
+                let server = server.unwrap_or_else(|| "an unnamed place".into());
+                let why = format!("{host} has just lost the QDevice's server ({state})");
+                return refuse_as(&Disorder::DeviceServerDead { server }, why);
+            }
+            Some(Ok(Answer::Device(DeviceLink::NoDaemon))) => {
+                let stopped = Disorder::DeviceDaemonOff { hosts: vec![host.clone()] };
+                return refuse_as(&stopped, stopped.to_string());
+            }
+            Some(Err(gap)) => {
+                told.get_or_insert(gap.to_string());
+                questions.insert(question);
+            }
+            Some(Ok(_)) | None => {
+                questions.insert(question);
+            }
         }
     }
     content_unless(!questions.is_empty(), || Finding::Ask { questions, sentence: told })
