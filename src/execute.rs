@@ -90,7 +90,13 @@ fn intend(
         });
         last_request += 1;
         let (request_id, request) = (last_request, one.request().clone());
-        let event = Event::Intended { request_id, request: request.clone(), at: now.civil };
+        let by_configured_votes = one.by_configured_votes();
+        let event = Event::Intended {
+            request_id,
+            request: request.clone(),
+            at: now.civil,
+            by_configured_votes,
+        };
         entries.push(Entry::Progress { id, event });
         intents.push(Intent { undertaking: id, request_id, request });
     }

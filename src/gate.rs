@@ -97,6 +97,7 @@ pub struct Bounds {
 pub struct Cleared {
     purpose: Move,
     request: Request,
+    by_configured_votes: bool,
 }
 
 impl Cleared {
@@ -106,6 +107,11 @@ impl Cleared {
 
     pub fn request(&self) -> &Request {
         &self.request
+    }
+
+    /// A power-off whose quorum was judged by the weaker evidence, which every record of it says.
+    pub fn by_configured_votes(&self) -> bool {
+        self.by_configured_votes
     }
 }
 
@@ -329,7 +335,10 @@ fn check_by(
         let case = Case { request, under_way, cleared: &ruling.cleared, seen, bounds };
         match judge(heard, &case) {
             Judgement::Clear => {
-                let cleared = Cleared { purpose: purpose.clone(), request: request.clone() };
+                let by_configured_votes = bounds.evidence == EvidenceKind::Configured
+                    && Kind::of(request) == Kind::PowerOff;
+                let (purpose, request) = (purpose.clone(), request.clone());
+                let cleared = Cleared { purpose, request, by_configured_votes };
                 ruling.cleared.push(cleared);
             }
             Judgement::Against { clause, code, sentence, remedy, questions, waiting, dear } => {

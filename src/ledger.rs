@@ -818,7 +818,7 @@ mod tests {
         let request = Request::Wake { host: "host3".into(), ways: vec![] };
         let because = "no longer wanted".into();
         let events = [
-            Event::Intended { request_id: 1, request, at: at(10) },
+            Event::Intended { request_id: 1, request, at: at(10), by_configured_votes: false },
             Event::Answered { request_id: 1, answer },
             Event::Ended { stage: Stage::Dropped, because },
         ];

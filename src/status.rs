@@ -43,6 +43,9 @@ pub struct Status {
     pub votes: Votes,
     /// How a power-off is judged: `runtime`, or the weaker `configured`.
     pub evidence: Option<String>,
+    /// What is weaker about the evidence, where it is; null with `runtime`.
+    #[serde(default)]
+    pub evidence_weaker: Option<String>,
     /// Where spot itself lives: a host's name, `guest 105`, `outside`, or null while unknown.
     pub here: Option<String>,
     pub hosts: Vec<HostShown>,
@@ -258,6 +261,7 @@ impl Status {
             quorate: seen.quorate,
             votes: votes(seen, ledger),
             evidence: policy.map(|policy| evidence_word(policy.quorum().evidence).into()),
+            evidence_weaker: policy.and_then(|policy| weaker(policy.quorum().evidence)),
             here: here_word(&footing.here),
             hosts,
             guests: guests(seen, ledger),
@@ -494,6 +498,18 @@ fn evidence_word(evidence: EvidencePolicy) -> &'static str {
     match EvidenceKind::from(evidence) {
         EvidenceKind::Runtime => "runtime",
         EvidenceKind::Configured => "configured",
+    }
+}
+
+/// Said wherever the owner's choice makes a power-off less safe.
+fn weaker(evidence: EvidencePolicy) -> Option<String> {
+    match EvidenceKind::from(evidence) {
+        EvidenceKind::Runtime => None,
+        EvidenceKind::Configured => Some(
+            "power-offs are judged by configured votes only, the weaker evidence: votes lowered or \
+             edited at run time and a silent QDevice go unseen (`quorum: {evidence: configured}`)"
+                .into(),
+        ),
     }
 }
 

@@ -62,7 +62,15 @@ pub struct InFlight {
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// Written before the request is sent.
-    Intended { request_id: RequestId, request: Request, at: Timestamp },
+    Intended {
+        request_id: RequestId,
+        request: Request,
+        at: Timestamp,
+        /// A power-off whose quorum was judged by configured votes only: the weaker evidence, on
+        /// the owner's word.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        by_configured_votes: bool,
+    },
     /// Written after the world answered.
     Answered { request_id: RequestId, answer: Answered },
     /// Written when what became of it was seen.
@@ -124,7 +132,7 @@ impl Undertaking {
     pub fn after(mut self, event: &Event) -> Result<Undertaking, OutOfOrder> {
         let out_of_order = |name| Err(OutOfOrder { id: self.id, stage: self.stage, event: name });
         match event {
-            Event::Intended { request_id, request, at } => {
+            Event::Intended { request_id, request, at, by_configured_votes: _ } => {
                 if self.stage != Stage::Open || self.in_flight.contains_key(request_id) {
                     return out_of_order("intended");
                 }
@@ -193,7 +201,15 @@ mod tests {
 
     fn events() -> [(&'static str, Event); 4] {
         [
-            ("intended", Event::Intended { request_id: 1, request: power_off(), at: at() }),
+            (
+                "intended",
+                Event::Intended {
+                    request_id: 1,
+                    request: power_off(),
+                    at: at(),
+                    by_configured_votes: false,
+                },
+            ),
             (
                 "answered",
                 Event::Answered { request_id: 1, answer: Answered::Accepted { task: None } },
@@ -241,7 +257,12 @@ mod tests {
     fn volleys_are_counted() {
         let wake = Request::Wake { host: "host3".into(), ways: vec![] };
         let one = Undertaking::begun(1, Move::Wake("host3".into()), at())
-            .after(&Event::Intended { request_id: 1, request: wake, at: at() })
+            .after(&Event::Intended {
+                request_id: 1,
+                request: wake,
+                at: at(),
+                by_configured_votes: false,
+            })
             .unwrap();
         assert_eq!((one.volleys, one.last_volley), (1, Some(at())));
     }

@@ -224,6 +224,7 @@ impl Remembered {
             quorate: None,
             votes: Votes::default(),
             evidence: None,
+            evidence_weaker: None,
             here: self.here.clone(),
             hosts: self.ledger.hosts.keys().map(|name| self.host(name)).collect(),
             guests: self.put_away(),

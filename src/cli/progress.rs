@@ -300,6 +300,7 @@ mod tests {
             quorate: None,
             votes: Votes::default(),
             evidence: None,
+            evidence_weaker: None,
             here: None,
             holds: host.holds.clone(),
             hosts: vec![host],

@@ -34,9 +34,6 @@ fn head(sheet: &Sheet, status: &Status) -> String {
         mode => plain(mode),
     });
     parts.push(quorum(sheet, status.quorate, &status.votes));
-    if status.evidence.as_deref() == Some("configured") {
-        parts.push(sheet.ink(Ink::Yellow, "judged by configured votes only"));
-    }
     parts.push(match &status.policy.commit {
         Some(commit) => {
             // A commit's first characters are what people recognise it by.
@@ -53,6 +50,10 @@ fn head(sheet: &Sheet, status: &Status) -> String {
             &format!("seen {} {}", sheet.stamp(status.at), sheet.local(status.at).strftime("%Z"))
         )
     );
+    if let Some(weaker) = &status.evidence_weaker {
+        let weaker = sheet.wrapped("! ", "  ", &plain(weaker));
+        out += &format!("{}\n", sheet.ink(Ink::Yellow, &weaker));
+    }
     if let Some(refused) = &status.policy.refused {
         let text =
             format!("a newer policy was refused, the last good one stays: {}", plain(refused));

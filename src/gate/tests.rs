@@ -225,7 +225,12 @@ impl World {
     }
 
     fn under_way(&mut self, purpose: Move, request: Request) {
-        let event = Event::Intended { request_id: 1, request, at: at(NOW).civil };
+        let event = Event::Intended {
+            request_id: 1,
+            request,
+            at: at(NOW).civil,
+            by_configured_votes: false,
+        };
         let one = Undertaking::begun(1, purpose, at(NOW).civil).after(&event).unwrap();
         self.under_way.push(one);
     }

@@ -34,7 +34,12 @@ fn story(round: u64) -> Vec<Vec<Entry>> {
         vec![lease("host3"), Entry::Frozen { host: "host2".into(), by: "anna".into() }],
         vec![
             Entry::Begun { id, purpose: Move::Wake(host.clone()), because: "anna".into() },
-            progress(Event::Intended { request_id: id, request, at: now(1).civil }),
+            progress(Event::Intended {
+                request_id: id,
+                request,
+                at: now(1).civil,
+                by_configured_votes: false,
+            }),
         ],
         vec![progress(Event::Answered {
             request_id: id,

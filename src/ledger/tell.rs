@@ -214,7 +214,13 @@ fn told_jobs(jobs: &[BackupJob]) -> String {
 impl fmt::Display for Event {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Event::Intended { request, .. } => write!(f, "asks: {request}"),
+            Event::Intended { request, by_configured_votes: false, .. } => {
+                write!(f, "asks: {request}")
+            }
+            Event::Intended { request, by_configured_votes: true, .. } => write!(
+                f,
+                "asks: {request} (quorum judged by configured votes only, the weaker evidence)"
+            ),
             Event::Answered { answer, .. } => write!(f, "the answer: {answer}"),
             Event::Settled { outcome, .. } => match outcome {
                 Outcome::Effective => f.write_str("seen: it worked"),

@@ -359,7 +359,7 @@ fn packets_go_out_at_their_times_until_the_wake_is_over() {
             let (request, at) = (request.clone(), moment.civil);
             let answer = Answered::Sent { packets: 1, by: vec![], but: vec![] };
             for event in [
-                Event::Intended { request_id, request, at },
+                Event::Intended { request_id, request, at, by_configured_votes: false },
                 Event::Answered { request_id, answer },
             ] {
                 ledger.take(moment.civil, &Entry::Progress { id, event }).unwrap();
