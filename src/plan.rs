@@ -13,6 +13,7 @@ pub mod emptying;
 pub mod hold;
 pub mod placement;
 mod resting;
+pub mod schedule;
 #[cfg(test)]
 mod tests;
 mod waking;
