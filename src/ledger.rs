@@ -8,6 +8,7 @@
 //! **Does not know:** that a disk exists, what time it is, what the policies say.
 
 pub mod backups;
+pub mod learned;
 pub mod notice;
 mod tell;
 
@@ -22,7 +23,10 @@ use crate::request::{Answered, Move, Request};
 use crate::undertaking::{Event, OutOfOrder, RequestId, Undertaking, UndertakingId};
 
 pub use backups::{Backups, RunningBackup};
+pub use learned::{Expected, Placed};
 pub use notice::notice;
+
+use learned::keep;
 
 /// Learned durations keep this many samples per host and kind.
 pub const SAMPLES: usize = 20;
@@ -144,6 +148,22 @@ pub enum Entry {
         config_version: Option<u64>,
         seconds: Option<u64>,
     },
+    /// A wake begins ahead of a window, by this estimate.
+    WakeEstimated {
+        host: HostName,
+        policy: String,
+        opens: Timestamp,
+        boot_seconds: u64,
+        guests: u32,
+        move_seconds: u64,
+    },
+    /// Everybody who was to be there is: how long that took, and how long it was expected to.
+    WakeServed {
+        host: HostName,
+        opens: Timestamp,
+        expected_seconds: u64,
+        took_seconds: u64,
+    },
     /// A window or lease wants it since it came up: it is spot's to switch off.
     HostWanted {
         host: HostName,
@@ -168,6 +188,19 @@ pub enum Entry {
         attempts: u32,
     },
     GuestMoved {
+        guest: Vmid,
+        from: HostName,
+        to: HostName,
+        /// What its task carried, how long it took by its own log, and beside how many others.
+        #[serde(default)]
+        bytes: Option<u64>,
+        #[serde(default)]
+        seconds: Option<u64>,
+        #[serde(default)]
+        beside: u32,
+    },
+    /// A guest that we had placed is elsewhere, and not by us.
+    GuestMovedAway {
         guest: Vmid,
         from: HostName,
         to: HostName,
@@ -317,6 +350,12 @@ pub struct HostRecord {
     pub boots: VecDeque<u64>,
     /// Seconds from our power-off to its leaving.
     pub shutdowns: VecDeque<u64>,
+    /// Bytes a second of migrations from and to it.
+    pub link_pace: Option<u64>,
+    /// The wake ahead of a window that is under way.
+    pub expected: Option<Expected>,
+    /// Seconds by which wakes served later than estimated, below zero earlier; the newest last.
+    pub estimate_errors: VecDeque<i64>,
 }
 
 impl HostRecord {
@@ -355,6 +394,11 @@ pub struct GuestRecord {
     pub last_failure: Option<Timestamp>,
     /// In the world's words.
     pub failed_because: Option<String>,
+    /// Where we moved it last, while it has not been moved on.
+    pub placed: Option<Placed>,
+    /// How often in a row somebody else moved it away from there, and when last.
+    pub moved_away: u32,
+    pub moved_away_at: Option<Timestamp>,
 }
 
 /// A guest that outlived the time PVE gives a shutdown, and may still go down by itself.
@@ -564,9 +608,26 @@ impl Ledger {
                 record.power_off_asked = None;
                 record.last_failed_stop = None;
                 record.config_version_at_leave = *config_version;
+                record.expected = None;
                 if let Some(seconds) = seconds {
                     keep(&mut record.shutdowns, *seconds);
                 }
+            }
+            Entry::WakeEstimated { host, policy, opens, boot_seconds, guests, move_seconds } => {
+                self.hosts.entry(host.clone()).or_default().expected = Some(Expected {
+                    policy: policy.clone(),
+                    opens: *opens,
+                    began: at,
+                    boot_seconds: *boot_seconds,
+                    guests: *guests,
+                    move_seconds: *move_seconds,
+                });
+            }
+            Entry::WakeServed { host, expected_seconds, took_seconds, .. } => {
+                let record = self.hosts.entry(host.clone()).or_default();
+                record.expected = None;
+                let error = took_seconds.cast_signed().saturating_sub_unsigned(*expected_seconds);
+                keep(&mut record.estimate_errors, error);
             }
             Entry::HostWanted { host, .. } => {
                 self.hosts.entry(host.clone()).or_default().wanted = true;
@@ -586,11 +647,16 @@ impl Ledger {
                 record.failed_wakes = *attempts;
                 record.last_failed_wake = Some(at);
             }
-            Entry::GuestMoved { guest, .. } => {
+            Entry::GuestMoved { guest, from, to, bytes, seconds, beside } => {
                 let record = self.guests.entry(*guest).or_default();
                 record.stop_asked = None;
                 (record.failures, record.last_failure) = (0, None);
+                record.placed = Some(Placed { from: from.clone(), to: to.clone(), at });
+                if let (Some(bytes), Some(seconds)) = (bytes, seconds) {
+                    self.learn_pace([from, to], *bytes, *seconds, *beside);
+                }
             }
+            Entry::GuestMovedAway { guest, .. } => self.moved_by_others(at, *guest),
             Entry::GuestParked { guest, kind, host, how } => {
                 let record = self.guests.entry(*guest).or_default();
                 record.stop_asked = None;
@@ -774,13 +840,6 @@ impl Ledger {
             | Request::StartGuest { .. } => None,
         };
         self.in_flight().filter_map(|(_, _, asked)| stop(&asked.request)).collect()
-    }
-}
-
-fn keep(samples: &mut VecDeque<u64>, sample: u64) {
-    samples.push_back(sample);
-    while samples.len() > SAMPLES {
-        samples.pop_front();
     }
 }
 

@@ -322,6 +322,7 @@ impl Changes<'_> {
             let record = self.ledger.guests.get(&guest).cloned().unwrap_or_default();
             let look = self.seen.guests.get(&guest);
             self.stopped_late(guest, &record);
+            self.moved_away(guest, &record);
             if record.parked.is_some() {
                 let why = match look.map(|look| &look.status) {
                     None => Some("it is no longer listed"),
@@ -358,6 +359,19 @@ impl Changes<'_> {
         }
     }
 
+    /// A guest that is no longer where we moved it, and none of our requests is about it.
+    fn moved_away(&mut self, guest: Vmid, record: &super::GuestRecord) {
+        let Some(placed) = &record.placed else { return };
+        let Some(look) = self.seen.guests.get(&guest).filter(|look| look.host != placed.to) else {
+            return;
+        };
+        let ours = self.ledger.in_flight().any(|(_, _, one)| one.request.guest() == Some(guest));
+        if !ours && look.lock.is_none() {
+            let (from, to) = (placed.to.clone(), look.host.clone());
+            self.note(Entry::GuestMovedAway { guest, from, to });
+        }
+    }
+
     /// PVE's patience with a shutdown ended before the guest did: it is put away all the same, and
     /// by us.
     fn stopped_late(&mut self, guest: Vmid, record: &super::GuestRecord) {
@@ -390,7 +404,7 @@ impl Changes<'_> {
             }
             self.note(Entry::Progress { id, event: Event::Settled { request_id, outcome } });
             if effective {
-                self.effect(&asked.request);
+                self.effect(&asked);
             } else {
                 self.left_stopped(&asked.request);
             }
@@ -410,11 +424,14 @@ impl Changes<'_> {
     }
 
     /// What a request that worked means for the guest it was about.
-    fn effect(&mut self, request: &Request) {
-        match request {
-            Request::Migrate { guest, from, to, .. } => {
-                let (from, to) = (from.clone(), to.clone());
-                self.note(Entry::GuestMoved { guest: *guest, from, to });
+    fn effect(&mut self, asked: &InFlight) {
+        match &asked.request {
+            Request::Migrate { guest, from, to, how, local_disks, .. } => {
+                let bytes = carried(*guest, *how, *local_disks, self.seen);
+                let seconds = task_seconds(asked, self.seen);
+                let beside = beside(&self.ledger, [from, to]);
+                let (guest, from, to) = (*guest, from.clone(), to.clone());
+                self.note(Entry::GuestMoved { guest, from, to, bytes, seconds, beside });
             }
             Request::Hibernate { guest, host } => {
                 let kind = crate::cluster::GuestKind::Vm;
@@ -449,6 +466,46 @@ impl Changes<'_> {
             }
         }
     }
+}
+
+/// Bytes that a migration carried: memory where the guest ran on, and the disks that went along.
+fn carried(guest: Vmid, how: Migration, local_disks: bool, seen: &Observation) -> Option<u64> {
+    let memory = match how {
+        Migration::Live => seen.guests.get(&guest)?.memory_bytes?,
+        Migration::Restart | Migration::Offline => 0,
+    };
+    let answer = seen.answers.get(&Question::Guest(guest)).map(|stamped| &stamped.answer);
+    let disks = match answer {
+        Some(Ok(Answer::Guest(facts))) if local_disks => facts.local_bytes.values().sum(),
+        Some(Ok(_) | Err(_)) | None if local_disks => return None,
+        Some(Ok(_) | Err(_)) | None => 0,
+    };
+    Some(memory + disks)
+}
+
+/// How long a request's task took, by its own host's clock.
+fn task_seconds(asked: &InFlight, seen: &Observation) -> Option<u64> {
+    let Some(Answered::Accepted { task: Some(upid) }) = &asked.answered else { return None };
+    let listed = seen.tasks.iter().find(|task| task.upid == *upid);
+    let answer = seen.answers.get(&Question::Task(upid.clone())).map(|stamped| &stamped.answer);
+    let told = match answer {
+        Some(Ok(Answer::Task(Some(task)))) => Some(task),
+        Some(Ok(_) | Err(_)) | None => None,
+    };
+    let over = [listed, told].into_iter().flatten().find(|task| task.ended_at.is_some())?;
+    // An HA task only passes the wish on.
+    let moved = matches!(over.kind.as_str(), "qmigrate" | "vzmigrate");
+    moved.then(|| whole_seconds(over.ended_at.unwrap_or(over.started), over.started))
+}
+
+/// Other migrations of ours from or to either host.
+fn beside(ledger: &Ledger, hosts: [&HostName; 2]) -> u32 {
+    let shares = |request: &Request| {
+        let moves = matches!(request, Request::Migrate { .. });
+        moves && request.hosts().iter().any(|host| hosts.contains(host))
+    };
+    let others = ledger.in_flight().filter(|(_, _, asked)| shares(&asked.request)).count();
+    u32::try_from(others).unwrap_or(u32::MAX)
 }
 
 /// Why a purpose counts as seen, if it does.

@@ -28,6 +28,8 @@ impl Entry {
             | Entry::HostReady { host, .. }
             | Entry::HostLeft { host, .. }
             | Entry::HostWanted { host, .. }
+            | Entry::WakeEstimated { host, .. }
+            | Entry::WakeServed { host, .. }
             | Entry::WakeProven { host, .. }
             | Entry::WakeUnproven { host, .. }
             | Entry::WakeVouched { host, .. }
@@ -36,6 +38,7 @@ impl Entry {
             | Entry::BackupOver { host, .. }
             | Entry::WakeFailed { host, .. } => host.to_string(),
             Entry::GuestMoved { guest, .. }
+            | Entry::GuestMovedAway { guest, .. }
             | Entry::GuestParked { guest, .. }
             | Entry::GuestBack { guest, .. }
             | Entry::GuestKnown { guest, .. } => format!("guest {guest}"),
@@ -137,8 +140,22 @@ impl fmt::Display for Entry {
             Entry::WakeFailed { host, attempts } => {
                 write!(f, "waking {host} failed (attempt {attempts})")
             }
-            Entry::GuestMoved { guest, from, to } => {
+            Entry::GuestMoved { guest, from, to, .. } => {
                 write!(f, "guest {guest} moved: {from} → {to}")
+            }
+            Entry::GuestMovedAway { guest, from, to } => {
+                write!(f, "somebody else moved guest {guest}: {from} → {to}")
+            }
+            Entry::WakeEstimated { host, policy, boot_seconds, guests, move_seconds, .. } => {
+                write!(
+                    f,
+                    "{host} wakes so that it serves when policy {policy} opens its window: {}",
+                    takes(*boot_seconds, *guests, *move_seconds)
+                )
+            }
+            Entry::WakeServed { host, expected_seconds, took_seconds, .. } => {
+                let (took, expected) = (took_seconds, expected_seconds);
+                write!(f, "{host} serves: it took {took} s where {expected} s were estimated")
             }
             Entry::GuestParked { guest, host, how, .. } => match how {
                 Parked::Hibernated => write!(f, "guest {guest} hibernated on {host}"),
@@ -208,6 +225,20 @@ fn told_jobs(jobs: &[BackupJob]) -> String {
     match coming.as_slice() {
         [] => "PVE has no backup job that will run".into(),
         some => format!("PVE's next backups: {}", some.join(", ")),
+    }
+}
+
+/// What a wake ahead of a window takes: `boot 2 min, 3 guests 7 min`.
+pub fn takes(boot_seconds: u64, guests: u32, move_seconds: u64) -> String {
+    let about = |seconds: u64| match seconds {
+        0..120 => format!("{seconds} s"),
+        minutes => format!("{} min", minutes.div_ceil(60)),
+    };
+    let boot = format!("boot {}", about(boot_seconds));
+    match guests {
+        0 => boot,
+        1 => format!("{boot}, 1 guest {}", about(move_seconds)),
+        many => format!("{boot}, {many} guests {}", about(move_seconds)),
     }
 }
 
