@@ -11,6 +11,7 @@ pub mod assignment;
 pub mod desire;
 pub mod emptying;
 pub mod hold;
+mod housing;
 pub mod placement;
 mod resting;
 pub mod schedule;

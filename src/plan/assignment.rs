@@ -94,14 +94,14 @@ impl Cost {
 pub struct Shortfall {
     /// Tenants left over, as few as were found.
     pub left_over: Vec<usize>,
-    /// What each room lacks for the tenants left over that may go there, everybody else in place.
+    /// What each room they may go to lacks for each of them, everybody else in place.
     pub lacks: Vec<Lack>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Lack {
+    pub tenant: usize,
     pub room: usize,
-    /// The least that would let one of them in.
     pub what: Missing,
 }
 
@@ -270,19 +270,9 @@ impl<'a> Board<'a> {
             for choice in &self.tenants[*tenant].choices {
                 let (Place::Room(room) | Place::Stay(room)) = choice.place else { continue };
                 let Some(what) = self.missing(*tenant, choice.place) else { continue };
-                match lacks.iter_mut().find(|lack| lack.room == room) {
-                    None => lacks.push(Lack { room, what }),
-                    Some(lack) => {
-                        if let (Missing::Memory { bytes: known }, Missing::Memory { bytes }) =
-                            (&mut lack.what, what)
-                        {
-                            *known = bytes.min(*known);
-                        }
-                    }
-                }
+                lacks.push(Lack { tenant: *tenant, room, what });
             }
         }
-        lacks.sort_by_key(|lack| lack.room);
         Shortfall { left_over, lacks }
     }
 }

@@ -148,7 +148,7 @@ fn who_may_stay_is_not_moved_for_the_sake_of_an_equal() {
 }
 
 #[test]
-fn what_is_missing_is_the_least_that_would_let_one_more_in() {
+fn what_is_missing_is_told_for_each_who_is_left_over() {
     let rooms = vec![Room { free_bytes: 10 * GIB, ..Room::default() }];
     let choices = vec![Choice { place: Place::Room(0), rank: 0 }];
     let tenant = |gib: u64| Tenant {
@@ -158,8 +158,11 @@ fn what_is_missing_is_the_least_that_would_let_one_more_in() {
     };
     let short = assign(&rooms, &[tenant(8), tenant(3), tenant(4)]).unwrap_err();
     assert_eq!(short.left_over, vec![1, 2]);
-    let what = Missing::Memory { bytes: GIB };
-    assert_eq!(short.lacks, vec![Lack { room: 0, what }]);
+    let lack = |tenant, gib| {
+        let what = Missing::Memory { bytes: gib * GIB };
+        Lack { tenant, room: 0, what }
+    };
+    assert_eq!(short.lacks, [lack(1, 1), lack(2, 2)]);
 }
 
 #[test]
