@@ -12,6 +12,7 @@ pub mod desire;
 pub mod emptying;
 pub mod hold;
 mod housing;
+mod pacing;
 pub mod placement;
 mod resting;
 pub mod schedule;
@@ -33,7 +34,7 @@ use crate::undertaking::{Stage, UndertakingId};
 pub use desire::{Desire, HostState};
 pub use hold::{Hold, Reason};
 
-use placement::Promised;
+use housing::Promised;
 
 /// A request that is not settled by then is told.
 const SLOW_REQUEST: Duration = Duration::from_secs(3600);
@@ -110,6 +111,11 @@ impl Scene<'_> {
         migrations.bandwidth.map(|bytes| bytes / u64::from(migrations.per_host.max(1)))
     }
 
+    /// Guests for whom something is in flight.
+    fn in_flight_guests(&self) -> BTreeSet<Vmid> {
+        self.ledger.in_flight().filter_map(|(_, _, asked)| asked.request.guest()).collect()
+    }
+
     /// Whether something is in flight for a guest.
     fn in_flight(&self, guest: Vmid) -> bool {
         self.ledger.in_flight().any(|(_, _, asked)| asked.request.guest() == Some(guest))
@@ -138,21 +144,6 @@ impl Plan {
     fn revisit(&mut self, at: Timestamp) {
         self.revisit_at = Some(self.revisit_at.map_or(at, |known| known.min(at)));
     }
-
-    /// Whether either host has as many migrations as the owner allows, in flight or planned.
-    fn links_busy(&self, scene: &Scene<'_>, one: &HostName, other: &HostName) -> bool {
-        let limit = scene.policy.migrations().per_host as usize;
-        let planned = self.moves.iter().flat_map(|planned| &planned.requests);
-        let in_flight = scene.ledger.in_flight().map(|(_, _, asked)| &asked.request);
-        let migrations: Vec<&Request> = planned
-            .chain(in_flight)
-            .filter(|request| matches!(request, Request::Migrate { .. }))
-            .collect();
-        let busy = |host: &HostName| {
-            migrations.iter().filter(|request| request.hosts().contains(&host)).count() >= limit
-        };
-        busy(one) || busy(other)
-    }
 }
 
 /// The plan for this turn: the order of the questions is the policy of the house.
@@ -179,6 +170,7 @@ pub fn plan(policy: &Policy, seen: &Observation, ledger: &Ledger, now: Moment) -
         let mut promised = Promised::in_flight(&scene);
         resting::rest(&scene, &mut plan, &mut promised);
         placement::place(&scene, &mut plan, &mut promised);
+        pacing::begin(&scene, &mut plan);
     }
     drop_unwanted(&scene, &mut plan);
     edges(&scene, &mut plan);

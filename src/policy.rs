@@ -120,6 +120,12 @@ impl Policy {
         rules.flat_map(|rule| rule.run.iter().map(|window| (rule.name.as_str(), window)))
     }
 
+    /// The place of a rule of ours in the policy's order.
+    pub fn rule_number(&self, rule: &GuestRule) -> usize {
+        let ours = |one: &GuestRule| std::ptr::eq(one, rule);
+        self.guests.iter().position(ours).unwrap_or(self.guests.len())
+    }
+
     /// The first rule that matches a guest.
     pub fn guest_rule(&self, guest: &GuestTraits<'_>) -> Option<&GuestRule> {
         self.guests.iter().find(|rule| rule.matches.applies(guest))

@@ -8,9 +8,8 @@
 
 use super::desire::HostState;
 use super::hold::{Hold, Stays};
-use super::placement::{
-    Misfit, Passage, Promised, allowed, eligible, facts, fits, passage, paused, rule,
-};
+use super::housing::{Homeless, Housed, Promised, Seeker, house};
+use super::placement::{Passage, allowed, eligible, facts, passage, paused, rule};
 use super::{Plan, Scene};
 use crate::cluster::{GuestFacts, GuestKind, GuestSeen, HostName, Question, RunState, Vmid};
 use crate::policy::{GuestRule, OrElse, Otherwise};
@@ -27,6 +26,14 @@ enum Fate {
         to: HostName,
         how: Migration,
         local_disks: bool,
+    },
+    /// It may go to one of these; which, is decided for all of them together.
+    Seek {
+        how: Migration,
+        local_disks: bool,
+        hosts: Vec<(HostName, u32)>,
+        /// What to say when none of them takes it.
+        unhoused: Nowhere,
     },
     Hibernate,
     ShutDown,
@@ -65,12 +72,13 @@ pub fn empty(
     if guests.is_empty() {
         return if moving { Emptying::Going(vec![]) } else { Emptying::Empty };
     }
+    let mut fates: Vec<(Vmid, &GuestSeen, Fate)> = guests
+        .into_iter()
+        .map(|(vmid, guest)| (vmid, guest, fate(scene, plan, vmid, guest)))
+        .collect();
     // Promised only if it comes to that: a drain that is held must not crowd others out.
     let mut booked = promised.clone();
-    let fates: Vec<(Vmid, &GuestSeen, Fate)> = guests
-        .into_iter()
-        .map(|(vmid, guest)| (vmid, guest, fate(scene, plan, &mut booked, vmid, guest)))
-        .collect();
+    settle(scene, plan, &mut booked, &mut fates);
     let mut held = false;
     for (guest, _, fate) in &fates {
         match fate {
@@ -83,7 +91,8 @@ pub fn empty(
                 held = true;
                 plan.hold(hold.clone());
             }
-            Fate::Go { .. } | Fate::Hibernate | Fate::ShutDown | Fate::Wait => {}
+            Fate::Go { .. } | Fate::Seek { .. } | Fate::Hibernate | Fate::ShutDown | Fate::Wait => {
+            }
         }
     }
     if held {
@@ -96,16 +105,94 @@ pub fn empty(
     if undecided {
         return Emptying::Going(vec![]);
     }
-    Emptying::Going(next(scene, plan, host, &fates))
+    Emptying::Going(next(scene, host, &fates))
 }
 
-/// As many of the decided requests as the limits allow now.
-fn next(
+/// A place for everybody who seeks one, all of them together, or for nobody.
+fn settle(
     scene: &Scene<'_>,
-    plan: &Plan,
-    host: &HostName,
-    fates: &[(Vmid, &GuestSeen, Fate)],
-) -> Vec<Request> {
+    plan: &mut Plan,
+    promised: &mut Promised,
+    fates: &mut [(Vmid, &GuestSeen, Fate)],
+) {
+    let mut seeking = Vec::new();
+    let mut seekers = Vec::new();
+    for (index, (vmid, guest, fate)) in fates.iter().enumerate() {
+        let Fate::Seek { local_disks, hosts, .. } = fate else { continue };
+        let rule = rule(scene, *vmid, guest);
+        seeking.push(index);
+        seekers.push(Seeker {
+            vmid: *vmid,
+            guest,
+            hosts: hosts.clone(),
+            stays: None,
+            away: stoppable(scene, plan, *vmid, guest, rule),
+            local_disks: *local_disks,
+            apart: rule.and_then(|rule| rule.apart.clone()),
+        });
+    }
+    let housed = house(scene, promised, &seekers);
+    for (at, index) in seeking.into_iter().enumerate() {
+        let (vmid, guest, fate) = &mut fates[index];
+        let Fate::Seek { how, local_disks, unhoused, .. } = std::mem::replace(fate, Fate::Wait)
+        else {
+            continue;
+        };
+        let homeless = match &housed {
+            Ok(housed) => match &housed[at] {
+                Housed::At(to) => {
+                    *fate = Fate::Go { to: to.clone(), how, local_disks };
+                    continue;
+                }
+                Housed::Stays | Housed::Away => None,
+            },
+            // Nobody moves; who would have had a place has nothing to say.
+            Err(homeless) => match homeless.iter().find(|(left_over, _)| *left_over == at) {
+                Some((_, why)) => Some(why.clone()),
+                None => continue,
+            },
+        };
+        *fate = left_over(scene, plan, *vmid, guest, unhoused, homeless);
+    }
+}
+
+/// What becomes of a guest that found no host.
+fn left_over(
+    scene: &Scene<'_>,
+    plan: &mut Plan,
+    vmid: Vmid,
+    guest: &GuestSeen,
+    unhoused: Nowhere,
+    homeless: Option<Homeless>,
+) -> Fate {
+    let why = match (unhoused, homeless) {
+        (Nowhere::Yet(why), _) | (Nowhere::AtAll(_), Some(Homeless::Unknown(why))) => {
+            let host = Some(guest.host.clone());
+            return Fate::Held(Hold::GuestWaits { guest: vmid, host, why, until: None });
+        }
+        (Nowhere::AtAll(_), Some(Homeless::NoRoom(why))) | (Nowhere::AtAll(why), None) => why,
+    };
+    let rule = rule(scene, vmid, guest);
+    put_away(scene, plan, vmid, guest, rule, Stays::NowhereToGo { why })
+}
+
+/// Whether its rule lets it be put away where it finds no host.
+fn stoppable(
+    scene: &Scene<'_>,
+    plan: &mut Plan,
+    vmid: Vmid,
+    guest: &GuestSeen,
+    rule: Option<&GuestRule>,
+) -> bool {
+    let why = String::new();
+    match put_away(scene, plan, vmid, guest, rule, Stays::NowhereToGo { why }) {
+        Fate::Hibernate | Fate::ShutDown => true,
+        Fate::Go { .. } | Fate::Seek { .. } | Fate::Stay(_) | Fate::Wait | Fate::Held(_) => false,
+    }
+}
+
+/// Everything decided; which of the migrations begin now, the schedule of the whole plan says.
+fn next(scene: &Scene<'_>, host: &HostName, fates: &[(Vmid, &GuestSeen, Fate)]) -> Vec<Request> {
     let mut requests: Vec<Request> = Vec::new();
     let stopping = scene.ledger.in_flight().filter(|(_, _, asked)| match &asked.request {
         Request::Hibernate { host: on, .. } | Request::ShutDownGuest { host: on, .. } => on == host,
@@ -119,28 +206,23 @@ fn next(
     let leaving = fates.iter().any(|(vmid, _, fate)| match fate {
         Fate::Go { .. } => true,
         Fate::Wait => scene.in_flight(*vmid) && moves_away(scene, *vmid),
-        Fate::Hibernate | Fate::ShutDown | Fate::Stay(_) | Fate::Held(_) => false,
+        Fate::Seek { .. } | Fate::Hibernate | Fate::ShutDown | Fate::Stay(_) | Fate::Held(_) => {
+            false
+        }
     });
     let mut stops = if leaving { STOPS_AT_ONCE } else { stopping.count() };
     for (vmid, guest, fate) in fates {
         match fate {
             Fate::Go { to, how, local_disks } => {
-                let taken = requests
-                    .iter()
-                    .filter(|request| matches!(request, Request::Migrate { .. }))
-                    .count();
-                let room = scene.policy.migrations().per_host as usize > taken;
-                if room && !plan.links_busy(scene, host, to) {
-                    requests.push(Request::Migrate {
-                        guest: *vmid,
-                        kind: guest.kind,
-                        from: host.clone(),
-                        to: to.clone(),
-                        how: *how,
-                        local_disks: *local_disks,
-                        bandwidth: scene.bandwidth(),
-                    });
-                }
+                requests.push(Request::Migrate {
+                    guest: *vmid,
+                    kind: guest.kind,
+                    from: host.clone(),
+                    to: to.clone(),
+                    how: *how,
+                    local_disks: *local_disks,
+                    bandwidth: scene.bandwidth(),
+                });
             }
             Fate::Hibernate if stops < STOPS_AT_ONCE => {
                 stops += 1;
@@ -155,7 +237,12 @@ fn next(
                     timeout_seconds: shutdown_seconds(scene, *vmid),
                 });
             }
-            Fate::Hibernate | Fate::ShutDown | Fate::Stay(_) | Fate::Wait | Fate::Held(_) => {}
+            Fate::Seek { .. }
+            | Fate::Hibernate
+            | Fate::ShutDown
+            | Fate::Stay(_)
+            | Fate::Wait
+            | Fate::Held(_) => {}
         }
     }
     requests
@@ -178,13 +265,7 @@ fn shutdown_seconds(scene: &Scene<'_>, vmid: Vmid) -> u32 {
     }
 }
 
-fn fate(
-    scene: &Scene<'_>,
-    plan: &mut Plan,
-    promised: &mut Promised,
-    vmid: Vmid,
-    guest: &GuestSeen,
-) -> Fate {
+fn fate(scene: &Scene<'_>, plan: &mut Plan, vmid: Vmid, guest: &GuestSeen) -> Fate {
     if scene.in_flight(vmid) {
         return Fate::Wait;
     }
@@ -209,14 +290,11 @@ fn fate(
     let closed = match passage(scene, plan, vmid, guest, rule) {
         Passage::Unknown => return Fate::Wait,
         Passage::Open { how, local_disks } => {
-            match destination(scene, plan, promised, vmid, guest, rule) {
-                Ok(to) => return Fate::Go { to, how, local_disks },
-                Err(Nowhere::Yet(why)) => {
-                    let host = Some(guest.host.clone());
-                    return Fate::Held(Hold::GuestWaits { guest: vmid, host, why, until: None });
-                }
-                Err(Nowhere::AtAll(why)) => Stays::NowhereToGo { why },
+            let (hosts, unhoused) = destinations(scene, plan, vmid, guest, rule);
+            if hosts.is_empty() {
+                return left_over(scene, plan, vmid, guest, unhoused, None);
             }
+            return Fate::Seek { how, local_disks, hosts, unhoused };
         }
         Passage::Closed(_) if guest.kind == GuestKind::Ct && !rule.is_some_and(|r| r.restart) => {
             Stays::NoRestart
@@ -251,32 +329,35 @@ fn coming(scene: &Scene<'_>, plan: &Plan, host: &HostName) -> bool {
     wanted && (waking || begun || called) && !scene.ledger.emptying.contains_key(host)
 }
 
-/// Where a guest goes when its host must be empty: the first preferred host that can take it, else,
-/// where the rule allows it or no rule speaks, any.
-fn destination(
+/// Where a guest may go when its host must be empty: the preferred hosts in their order, then,
+/// where the rule allows it or no rule speaks, any other. Beside them what to say when none takes
+/// it.
+fn destinations(
     scene: &Scene<'_>,
     plan: &Plan,
-    promised: &mut Promised,
     vmid: Vmid,
     guest: &GuestSeen,
     rule: Option<&GuestRule>,
-) -> Result<HostName, Nowhere> {
+) -> (Vec<(HostName, u32)>, Nowhere) {
     let preferred = rule.map(|rule| rule.prefer.clone()).unwrap_or_default();
     let anywhere = rule.is_none_or(|rule| rule.otherwise == Otherwise::Migrate);
+    // All others are liked alike.
+    let last = u32::try_from(preferred.len()).unwrap_or(u32::MAX);
     let mut candidates: Vec<HostName> = preferred;
     if anywhere {
         let others = scene.by_tier().into_iter().filter(|host| !candidates.contains(host));
         candidates.extend(others.collect::<Vec<_>>());
     }
     let mut why = String::from("no other host that may take it is awake, ready and wanted");
-    for host in candidates {
-        if host == guest.host {
+    let mut open: Vec<(HostName, u32)> = Vec::new();
+    for (rank, host) in (0u32..).zip(candidates) {
+        if host == guest.host || open.iter().any(|(known, _)| *known == host) {
             continue;
         }
         if !eligible(scene, plan, &host) {
             // Wanted and on its way: nobody is put away for a host that is about to be there.
             if coming(scene, plan, &host) {
-                return Err(Nowhere::Yet(format!("{host} is still coming up")));
+                return (open, Nowhere::Yet(format!("{host} is still coming up")));
             }
             continue;
         }
@@ -284,13 +365,9 @@ fn destination(
             why = format!("PVE does not let it go to {host}");
             continue;
         }
-        match fits(scene, promised, vmid, guest, &host) {
-            Ok(()) => return Ok(host),
-            Err(Misfit::Unknown(unknown)) => return Err(Nowhere::Yet(unknown)),
-            Err(Misfit::TooSmall(missing)) => why = missing,
-        }
+        open.push((host, rank.min(last)));
     }
-    Err(Nowhere::AtAll(why))
+    (open, Nowhere::AtAll(why))
 }
 
 /// `otherwise`: what the owner wants when a guest has no place to go.

@@ -7,6 +7,7 @@
 //! **Does not know:** why these guests need a place, what happens to those who find none.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::time::Duration;
 
 use super::Scene;
@@ -153,6 +154,14 @@ pub enum Homeless {
     NoRoom(String),
 }
 
+impl fmt::Display for Homeless {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Homeless::Unknown(why) | Homeless::NoRoom(why) => f.write_str(why),
+        }
+    }
+}
+
 /// A place for each of them, in their order, with everything promised; or, by number, who has none
 /// and why.
 pub fn house(
@@ -160,9 +169,9 @@ pub fn house(
     promised: &mut Promised,
     seekers: &[Seeker<'_>],
 ) -> Result<Vec<Housed>, Vec<(usize, Homeless)>> {
-    let wanted = seekers.iter().flat_map(|seeker| {
-        seeker.hosts.iter().map(|(host, _)| host).chain([&seeker.guest.host])
-    });
+    let wanted = seekers
+        .iter()
+        .flat_map(|seeker| seeker.hosts.iter().map(|(host, _)| host).chain([&seeker.guest.host]));
     let names: Vec<HostName> =
         wanted.collect::<BTreeSet<&HostName>>().into_iter().cloned().collect();
     let known: Vec<Result<Room, String>> =
@@ -299,9 +308,10 @@ fn sentences(
                 Missing::Apart => format!("another guest it stays apart from goes to {host}"),
             });
         }
-        let unknown = seekers[*index].hosts.iter().find_map(|(host, _)| {
-            room(scene, &Promised::default(), host).err()
-        });
+        let unknown = seekers[*index]
+            .hosts
+            .iter()
+            .find_map(|(host, _)| room(scene, &Promised::default(), host).err());
         match (parts.is_empty(), unknown) {
             // A host whose figures are still to come may have room for it.
             (_, Some(why)) => Homeless::Unknown(why),

@@ -7,17 +7,18 @@
 //!
 //! **Does not know:** why a host is awake, how a guest is moved.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::desire::HostState;
 use super::hold::{Hold, about};
+use super::housing::{Housed, Promised, Seeker, house};
 use super::{Plan, PlannedMove, Scene};
 use crate::cluster::{
     Answer, GuestFacts, GuestKind, GuestSeen, HostName, Question, RunState, Vmid,
 };
-use crate::ledger::ParkedGuest;
-use crate::policy::{GuestRule, GuestTraits, LocalDisks, Reserve};
+use crate::ledger::{GuestRecord, ParkedGuest};
+use crate::policy::{GuestRule, GuestTraits, LocalDisks};
 use crate::request::{Migration, Move, Request};
 
 /// What a guest's configuration said this long ago still holds for a plan. (PVE judges it again.)
@@ -30,53 +31,35 @@ const FIRST_PAUSE: Duration = Duration::from_secs(60);
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// A host up for this long without a `startall` task has none to come.
 const STARTALL_BEGINS_WITHIN: Duration = Duration::from_secs(900);
-/// Of a reserve given in percent, at least this is kept free on a target.
-const LEAST_RESERVE_BYTES: u64 = 1 << 30;
-
-/// Memory promised to targets in this turn.
-#[derive(Clone, Default)]
-pub struct Promised(BTreeMap<HostName, u64>);
-
-impl Promised {
-    /// What is on its way already: a target's own figure grows only as the guest arrives.
-    pub fn in_flight(scene: &Scene<'_>) -> Promised {
-        let mut promised = Promised::default();
-        for (_, _, asked) in scene.ledger.in_flight() {
-            let (guest, target) = match &asked.request {
-                Request::Migrate { guest, to, .. } => (guest, to),
-                Request::StartGuest { guest, host, .. } => (guest, host),
-                Request::Wake { .. }
-                | Request::Hibernate { .. }
-                | Request::ShutDownGuest { .. }
-                | Request::PowerOff { .. } => continue,
-            };
-            let Some(look) = scene.seen.guests.get(guest) else { continue };
-            let bytes = memory_of(scene, *guest, look).unwrap_or(0);
-            let on_target = promised.0.entry(target.clone()).or_default();
-            *on_target = on_target.saturating_add(bytes);
-        }
-        promised
-    }
-}
-
-/// A guest's memory, as PVE says it or last said it.
-fn memory_of(scene: &Scene<'_>, vmid: Vmid, guest: &GuestSeen) -> Option<u64> {
-    let remembered = || scene.ledger.guests.get(&vmid).and_then(|record| record.memory_bytes);
-    guest.memory_bytes.or_else(remembered)
-}
+/// Guests of one target that are looked at closely at a time: more than ever begin at once.
+const HEADS: usize = 20;
+/// After so many moves by somebody else a guest is left where it is …
+const CONTESTED: u32 = 2;
+/// … for this long, twice as long after each further one …
+const CONTESTED_PAUSE: Duration = Duration::from_secs(6 * 3600);
+/// … and at most this long.
+const LONGEST_CONTESTED_PAUSE: Duration = Duration::from_secs(48 * 3600);
 
 /// Moves every guest that has a better place, and starts what was put away and may come back.
 pub fn place(scene: &Scene<'_>, plan: &mut Plan, promised: &mut Promised) {
+    let hosts = scene.policy.hosts().keys();
+    let open: BTreeSet<HostName> =
+        hosts.filter(|host| eligible(scene, plan, host)).cloned().collect();
+    let moving = scene.in_flight_guests();
+    let mut wishes: BTreeMap<usize, Vec<Wish<'_>>> = BTreeMap::new();
     for (vmid, guest) in &scene.seen.guests {
-        if guest.template || scene.in_flight(*vmid) {
+        if guest.template || moving.contains(vmid) {
             continue;
         }
         if let Some(parked) = parked(scene, *vmid) {
             bring_back(scene, plan, promised, *vmid, guest, parked);
-        } else if guest.status == RunState::Running {
-            improve(scene, plan, promised, *vmid, guest);
+        } else if guest.status == RunState::Running
+            && let Some(wish) = wish(scene, plan, &open, *vmid, guest)
+        {
+            wishes.entry(scene.policy.rule_number(wish.rule)).or_default().push(wish);
         }
     }
+    fill(scene, plan, promised, wishes);
 }
 
 fn parked<'a>(scene: &Scene<'a>, vmid: Vmid) -> Option<&'a ParkedGuest> {
@@ -105,65 +88,161 @@ pub fn eligible(scene: &Scene<'_>, plan: &Plan, host: &HostName) -> bool {
     awake && ready && desired && !scene.ledger.emptying.contains_key(host)
 }
 
-fn improve(
-    scene: &Scene<'_>,
-    plan: &mut Plan,
-    promised: &mut Promised,
+/// A guest that would rather be elsewhere.
+struct Wish<'a> {
     vmid: Vmid,
-    guest: &GuestSeen,
-) {
-    let Some(rule) = rule(scene, vmid, guest).filter(|rule| !rule.pinned) else { return };
+    guest: &'a GuestSeen,
+    rule: &'a GuestRule,
+    /// Better places, the best first, with their rank.
+    better: Vec<(HostName, u32)>,
+    /// The rank of where it is.
+    here: u32,
+}
+
+/// Whether and where a guest would rather be.
+fn wish<'a>(
+    scene: &Scene<'a>,
+    plan: &Plan,
+    open: &BTreeSet<HostName>,
+    vmid: Vmid,
+    guest: &'a GuestSeen,
+) -> Option<Wish<'a>> {
+    let rule = rule(scene, vmid, guest).filter(|rule| !rule.pinned)?;
     let frozen = scene.ledger.frozen.contains_key(&guest.host);
     let up = scene.seen.hosts.get(&guest.host).is_some_and(|host| host.member == Some(true));
     if frozen || !up {
-        return;
+        return None;
     }
     // A host that ought to sleep is emptied as a whole or not at all; one that is left alone keeps
     // its guests; and a guest that the HA manager runs goes where the HA manager has it.
     let wanted =
         plan.desire.get(&guest.host).is_some_and(|desire| desire.awake && !desire.untouched);
     if !wanted || guest.ha.is_some() {
-        return;
+        return None;
     }
-    let Some(target) = rule.prefer.iter().find(|host| eligible(scene, plan, host)).cloned() else {
-        return;
-    };
-    if target == guest.host || stays_for_a_window(plan, &guest.host) {
-        return;
-    }
-    let purpose = Move::Place(vmid, target.clone());
-    if let Some(hold) = paused(scene, vmid, &target) {
-        return plan.hold(hold);
-    }
-    if guest.lock.is_some() || plan.links_busy(scene, &guest.host, &target) {
-        // Wanted, and waiting for its turn.
-        plan.moves.push(PlannedMove { purpose, because: preferred(&target), requests: vec![] });
-        return;
-    }
-    match passage(scene, plan, vmid, guest, Some(rule)) {
-        Passage::Unknown => {}
-        Passage::Closed(why) => plan.hold(waits(vmid, &target, why)),
-        Passage::Open { how, local_disks } => {
-            if !allowed(scene, vmid, &target) {
-                let why = format!("PVE does not let it go to {target}");
-                return plan.hold(waits(vmid, &target, why));
+    let ranked = || (0u32..).zip(&rule.prefer);
+    let here = ranked().find(|(_, host)| **host == guest.host).map(|(rank, _)| rank);
+    let here = here.unwrap_or_else(|| u32::try_from(rule.prefer.len()).unwrap_or(u32::MAX));
+    let better: Vec<(HostName, u32)> = ranked()
+        .filter(|(rank, host)| *rank < here && open.contains(*host))
+        .map(|(rank, host)| (host.clone(), rank))
+        .collect();
+    let moves = !better.is_empty() && !stays_for_a_window(plan, &guest.host);
+    moves.then_some(Wish { vmid, guest, rule, better, here })
+}
+
+/// Fills hosts with those who prefer them, rule after rule in the policy's order, the guests of one
+/// rule as a set.
+fn fill<'a>(
+    scene: &Scene<'a>,
+    plan: &mut Plan,
+    promised: &mut Promised,
+    wishes: BTreeMap<usize, Vec<Wish<'a>>>,
+) {
+    // How many guests of each target were looked at closely: the others' turn comes later, and
+    // their configuration is not asked for before it does.
+    let mut heads: BTreeMap<HostName, usize> = BTreeMap::new();
+    for mut wishes in wishes.into_values() {
+        wishes.retain(|wish| match paused(scene, wish.vmid, &wish.better[0].0) {
+            Some(hold) => {
+                plan.hold(hold);
+                false
             }
-            if let Err(Misfit::Unknown(why) | Misfit::TooSmall(why)) =
-                fits(scene, promised, vmid, guest, &target)
-            {
-                return plan.hold(waits(vmid, &target, why));
-            }
-            let (from, to, kind) = (guest.host.clone(), target.clone(), guest.kind);
-            let bandwidth = scene.bandwidth();
-            let request =
-                Request::Migrate { guest: vmid, kind, from, to, how, local_disks, bandwidth };
-            plan.moves.push(PlannedMove {
-                purpose,
-                because: preferred(&target),
-                requests: vec![request],
-            });
+            None => true,
+        });
+        for (wish, housed) in improved(scene, promised, &wishes) {
+            let target = match housed {
+                Ok(Housed::At(target)) => target,
+                Ok(Housed::Stays | Housed::Away) => {
+                    let (host, why) = (&wish.better[0].0, tight(scene, promised, wish));
+                    plan.hold(waits(wish.vmid, host, why));
+                    continue;
+                }
+                Err(why) => {
+                    plan.hold(waits(wish.vmid, &wish.better[0].0, why));
+                    continue;
+                }
+            };
+            carry(scene, plan, &mut heads, wish, target);
         }
     }
+}
+
+/// Where each of them goes. Where they get into each other's way, each is asked alone.
+fn improved<'w, 'a>(
+    scene: &Scene<'_>,
+    promised: &mut Promised,
+    wishes: &'w [Wish<'a>],
+) -> Vec<(&'w Wish<'a>, Result<Housed, String>)> {
+    let seeker = |wish: &Wish<'a>| Seeker {
+        vmid: wish.vmid,
+        guest: wish.guest,
+        hosts: wish.better.clone(),
+        stays: Some(wish.here),
+        away: false,
+        local_disks: wish.rule.local_disks == LocalDisks::Move,
+        apart: wish.rule.apart.clone(),
+    };
+    let seekers: Vec<Seeker<'_>> = wishes.iter().map(seeker).collect();
+    if let Ok(housed) = house(scene, promised, &seekers) {
+        return wishes.iter().zip(housed.into_iter().map(Ok)).collect();
+    }
+    let alone = |seeker: &Seeker<'_>| match house(scene, promised, std::slice::from_ref(seeker)) {
+        Ok(housed) => housed.into_iter().next().ok_or_else(String::new),
+        Err(homeless) => Err(homeless.into_iter().next().map(|(_, why)| why.to_string()))
+            .map_err(Option::unwrap_or_default),
+    };
+    let housed: Vec<Result<Housed, String>> = seekers.iter().map(alone).collect();
+    wishes.iter().zip(housed).collect()
+}
+
+/// Why it stays where it is although a better host is awake.
+fn tight(scene: &Scene<'_>, promised: &Promised, wish: &Wish<'_>) -> String {
+    let seeker = Seeker {
+        vmid: wish.vmid,
+        guest: wish.guest,
+        hosts: wish.better.clone(),
+        stays: None,
+        away: false,
+        local_disks: wish.rule.local_disks == LocalDisks::Move,
+        apart: wish.rule.apart.clone(),
+    };
+    match house(scene, &mut promised.clone(), &[seeker]) {
+        Err(homeless) => homeless.first().map_or(String::new(), |(_, why)| why.to_string()),
+        Ok(_) => "somebody else needs the room more".into(),
+    }
+}
+
+/// Plans its move, with the request if its turn may be now.
+fn carry(
+    scene: &Scene<'_>,
+    plan: &mut Plan,
+    heads: &mut BTreeMap<HostName, usize>,
+    wish: &Wish<'_>,
+    target: HostName,
+) {
+    let (vmid, guest) = (wish.vmid, wish.guest);
+    let (purpose, because) = (Move::Place(vmid, target.clone()), preferred(&target));
+    let ahead = heads.entry(target.clone()).or_default();
+    if guest.lock.is_some() || *ahead >= HEADS {
+        // Wanted, and waiting for its turn.
+        return plan.moves.push(PlannedMove { purpose, because, requests: vec![] });
+    }
+    let requests = match passage(scene, plan, vmid, guest, Some(wish.rule)) {
+        Passage::Unknown => vec![],
+        Passage::Closed(why) => return plan.hold(waits(vmid, &target, why)),
+        Passage::Open { .. } if !allowed(scene, vmid, &target) => {
+            let why = format!("PVE does not let it go to {target}");
+            return plan.hold(waits(vmid, &target, why));
+        }
+        Passage::Open { how, local_disks } => {
+            let (from, to, kind) = (guest.host.clone(), target.clone(), guest.kind);
+            let bandwidth = scene.bandwidth();
+            vec![Request::Migrate { guest: vmid, kind, from, to, how, local_disks, bandwidth }]
+        }
+    };
+    *ahead += 1;
+    plan.moves.push(PlannedMove { purpose, because, requests });
 }
 
 /// Its host is wanted again so soon that it does not sleep: whoever left it now would only come
@@ -185,6 +264,9 @@ fn waits(guest: Vmid, host: &HostName, why: String) -> Hold {
 /// A guest whose last request failed waits, longer each time.
 pub fn paused(scene: &Scene<'_>, guest: Vmid, host: &HostName) -> Option<Hold> {
     let record = scene.ledger.guests.get(&guest)?;
+    if let Some(hold) = contested(scene, guest, host, record) {
+        return Some(hold);
+    }
     let failed = record.last_failure?;
     let pause = FIRST_PAUSE
         .saturating_mul(4u32.saturating_pow(record.failures.saturating_sub(1).min(8)))
@@ -198,6 +280,29 @@ pub fn paused(scene: &Scene<'_>, guest: Vmid, host: &HostName) -> Option<Hold> {
             record.failures,
             about(pause),
             record.failed_because.as_ref().map_or(String::new(), |why| format!("; {why}"))
+        ),
+        until: Some(until),
+    })
+}
+
+/// PVE's rebalancing, an HA fail-back or a person has moved it away from where we had put it, and
+/// again: whoever that is means it, and a guest that is carried to and fro serves nobody.
+fn contested(
+    scene: &Scene<'_>,
+    guest: Vmid,
+    host: &HostName,
+    record: &GuestRecord,
+) -> Option<Hold> {
+    let times = record.moved_away;
+    let further = times.checked_sub(CONTESTED)?;
+    let pause = CONTESTED_PAUSE.saturating_mul(2u32.saturating_pow(further.min(8)));
+    let until = record.moved_away_at? + pause.min(LONGEST_CONTESTED_PAUSE);
+    (scene.now.civil < until).then(|| Hold::GuestWaits {
+        guest,
+        host: Some(host.clone()),
+        why: format!(
+            "somebody else moved it away {times} times after spot had placed it (PVE's own \
+             rebalancing, an HA fail-back, or a person), so it is left where it is"
         ),
         until: Some(until),
     })
@@ -229,9 +334,17 @@ fn bring_back(
         let (host, lock) = (guest.host.clone(), guest.lock.clone().unwrap_or_default());
         return plan.hold(Hold::GuestLocked { host, guest: vmid, lock });
     }
-    if let Err(Misfit::Unknown(why) | Misfit::TooSmall(why)) =
-        fits(scene, promised, vmid, guest, &guest.host)
-    {
+    let seeker = Seeker {
+        vmid,
+        guest,
+        hosts: vec![(guest.host.clone(), 0)],
+        stays: None,
+        away: false,
+        local_disks: false,
+        apart: rule(scene, vmid, guest).and_then(|rule| rule.apart.clone()),
+    };
+    if let Err(homeless) = house(scene, promised, &[seeker]) {
+        let why = homeless.first().map_or(String::new(), |(_, why)| why.to_string());
         return plan.hold(waits(vmid, &guest.host, why));
     }
     let host = guest.host.clone();
@@ -357,44 +470,4 @@ pub fn allowed(scene: &Scene<'_>, vmid: Vmid, target: &HostName) -> bool {
         }
         Some(_) | None => true,
     }
-}
-
-/// Why a guest does not fit.
-pub enum Misfit {
-    /// A figure is missing: it may fit yet.
-    Unknown(String),
-    TooSmall(String),
-}
-
-/// Whether a guest's memory fits on a target beside everything promised to it.
-pub fn fits(
-    scene: &Scene<'_>,
-    promised: &mut Promised,
-    vmid: Vmid,
-    guest: &GuestSeen,
-    target: &HostName,
-) -> Result<(), Misfit> {
-    let Some(needed) = memory_of(scene, vmid, guest) else {
-        return Err(Misfit::Unknown("its memory is not known".into()));
-    };
-    let Some(memory) = scene.seen.hosts.get(target).and_then(|host| host.memory) else {
-        return Err(Misfit::Unknown(format!("the memory of {target} is not known yet")));
-    };
-    let reserve = match scene.policy.host(target).map(|host| host.reserve) {
-        Some(Reserve::Bytes(bytes)) => bytes,
-        Some(Reserve::Percent(percent)) => {
-            (memory.total_bytes / 100 * u64::from(percent)).max(LEAST_RESERVE_BYTES)
-        }
-        None => LEAST_RESERVE_BYTES,
-    };
-    let taken = memory.used_bytes.saturating_add(promised.0.get(target).copied().unwrap_or(0));
-    let free = memory.total_bytes.saturating_sub(reserve).saturating_sub(taken);
-    if needed > free {
-        let missing = (needed - free).div_ceil(1 << 20);
-        let why = format!("{target} lacks {missing} MiB of memory for it");
-        return Err(Misfit::TooSmall(why));
-    }
-    let promised = promised.0.entry(target.clone()).or_default();
-    *promised = promised.saturating_add(needed);
-    Ok(())
 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::desire::HostState;
 use super::emptying::{Emptying, empty};
 use super::hold::Hold;
-use super::placement::Promised;
+use super::housing::Promised;
 use super::{Plan, PlannedMove, Scene};
 use crate::cluster::{HostName, Question, Tier};
 use crate::policy::Host;

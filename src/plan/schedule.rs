@@ -94,7 +94,7 @@ impl Yard<'_> {
             Some((_, first)) => first,
             None => {
                 let running: Vec<Running> = running.iter().map(|one| self.run(*one)).collect();
-                let begun = self.pick(&mut self.queue(waiting), &running, ORDERS[0]);
+                let begun = self.pick(&mut self.queue(waiting), &running, ORDERS[1]);
                 begun.into_iter().map(|one| one.index).collect()
             }
         }
