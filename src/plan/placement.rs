@@ -154,17 +154,30 @@ fn fill<'a>(
             let target = match housed {
                 Ok(Housed::At(target)) => target,
                 Ok(Housed::Stays | Housed::Away) => {
-                    let (host, why) = (&wish.better[0].0, tight(scene, promised, wish));
-                    plan.hold(waits(wish.vmid, host, why));
+                    let why = tight(scene, promised, wish);
+                    unhoused(scene, plan, wish, why);
                     continue;
                 }
                 Err(why) => {
-                    plan.hold(waits(wish.vmid, &wish.better[0].0, why));
+                    unhoused(scene, plan, wish, why);
                     continue;
                 }
             };
             carry(scene, plan, &mut heads, wish, target);
         }
+    }
+}
+
+/// A host that has just come up tells its memory a moment later. While the guest's configuration is
+/// still to come as well, there is nothing to say yet.
+fn unhoused(scene: &Scene<'_>, plan: &mut Plan, wish: &Wish<'_>, why: String) {
+    let target = wish.better[0].0.clone();
+    match passage(scene, plan, wish.vmid, wish.guest, Some(wish.rule)) {
+        Passage::Unknown => {
+            let (purpose, because) = (Move::Place(wish.vmid, target.clone()), preferred(&target));
+            plan.moves.push(PlannedMove { purpose, because, requests: vec![] });
+        }
+        Passage::Open { .. } | Passage::Closed(_) => plan.hold(waits(wish.vmid, &target, why)),
     }
 }
 
