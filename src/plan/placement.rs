@@ -202,8 +202,7 @@ fn improved<'w, 'a>(
     }
     let alone = |seeker: &Seeker<'_>| match house(scene, promised, std::slice::from_ref(seeker)) {
         Ok(housed) => housed.into_iter().next().ok_or_else(String::new),
-        Err(homeless) => Err(homeless.into_iter().next().map(|(_, why)| why.to_string()))
-            .map_err(Option::unwrap_or_default),
+        Err(homeless) => Err(homeless.first().map_or(String::new(), |(_, why)| why.to_string())),
     };
     let housed: Vec<Result<Housed, String>> = seekers.iter().map(alone).collect();
     wishes.iter().zip(housed).collect()
