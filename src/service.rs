@@ -32,6 +32,7 @@ use crate::journal::{Books, Fault, Filter, Journal, Kept};
 use crate::ledger::Entry;
 use crate::plan::Plan;
 use crate::policy::Policy;
+use crate::policy::votes::Votes;
 use crate::request::Request;
 use crate::site::Site;
 use crate::status::{
@@ -105,6 +106,8 @@ pub struct Service<S: Site> {
     refusals: BTreeMap<Request, crate::gate::Refusal>,
     /// When the gate last refused a host's power-off on reports.
     dear_refusals: BTreeMap<HostName, Moment>,
+    /// What the votes will never allow of a policy, as it was found for these two.
+    wakeful: Option<(Arc<Policy>, Votes, Vec<String>)>,
     started: bool,
     trouble: Option<Trouble>,
     halting: Arc<AtomicBool>,
@@ -137,6 +140,7 @@ impl<S: Site> Service<S> {
             seen: None,
             refusals: BTreeMap::new(),
             dear_refusals: BTreeMap::new(),
+            wakeful: None,
             started: false,
             trouble: None,
             halting: Arc::new(AtomicBool::new(false)),

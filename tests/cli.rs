@@ -168,10 +168,14 @@ struct Home {
 impl Home {
     /// The cluster runs and `spot.yaml` is the one it prints.
     fn new() -> Home {
+        Home::of(WORLD, POLICY)
+    }
+
+    fn of(world: &str, policy: &str) -> Home {
         let folder = tempfile::tempdir().expect("a folder");
-        fs::write(folder.path().join("world.yaml"), WORLD).expect("written");
+        fs::write(folder.path().join("world.yaml"), world).expect("written");
         fs::create_dir(folder.path().join("policies")).expect("made");
-        fs::write(folder.path().join("policies/home.yaml"), POLICY).expect("written");
+        fs::write(folder.path().join("policies/home.yaml"), policy).expect("written");
         let mut cluster = Running::start(
             spot()
                 .current_dir(folder.path())
@@ -427,6 +431,99 @@ fn policies_are_checked_and_their_windows_listed_without_any_cluster() {
     assert!(code == 2 && err.contains("host4"), "{code}: {err}");
     let (code, _, err) = run(&["check", "--config", "none.yaml"]);
     assert!(code == 2 && err.contains("which policies"), "{code}: {err}");
+}
+
+/// Three equal votes; host2 has another card than its owner thinks, and a container that stays.
+const MISFIT_WORLD: &str = "
+cluster: homelab
+start: 2026-11-23T05:00:00Z
+hosts:
+  - { name: host1, votes: 1, mac: 'a8:a1:59:00:00:01', always_on: true }
+  - { name: host2, votes: 1, mac: 'a8:a1:59:00:00:02' }
+  - { name: host3, votes: 1, mac: 'a8:a1:59:00:00:03', state: off }
+storages: [{ name: shared, shared: true, kind: nfs }, { name: pbs, kind: pbs, content: backup }]
+guests:
+  - { vmid: 100, kind: vm, name: router, host: host1, disks: [{ storage: shared }] }
+  - { vmid: 201, kind: ct, name: build, host: host2, tags: [build], disks: [{ storage: shared }] }
+backups: [{ id: nightly, schedule: '23:00', storage: pbs, all: 1 }]
+";
+
+const MISFIT_POLICY: &str = "
+timezone: UTC
+hosts:
+  host1: { tier: low }
+  host2: { tier: medium, mac: 'a8:a1:59:00:00:22' }
+  host3: { tier: high, mac: 'a8:a1:59:00:00:03' }
+guests:
+  - match: { tag: gpu }
+    prefer: [host3]
+  - match: { tag: build }
+    prefer: [host2, host1]
+policies:
+  - name: office-hours
+    hosts: [host3]
+    run: [{ from: '0 20 * * *', for: 1h }]
+  - name: attic
+    hosts: [host2]
+    for_backups: { storage: attic }
+";
+
+#[test]
+fn policies_are_held_against_the_cluster_they_are_for() {
+    let home = Home::of(MISFIT_WORLD, MISFIT_POLICY);
+    let check = home.json(&["check", "--live", "--format", "json"]);
+    Shape::named("check").holds(&check);
+    let told: Vec<(u64, &str, &str)> = check["faults"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|one| {
+            assert_eq!(one["severity"], "warning", "{one}");
+            let word = |key: &str| one[key].as_str().expect("text");
+            (one["line"].as_u64().expect("a line"), word("path"), word("message"))
+        })
+        .collect();
+    let other = "host2 is woken at a8:a1:59:00:00:22, and PVE would wake it at a8:a1:59:00:00:02";
+    let jobs = "no backup job of the cluster will write to `attic`, so attic never opens by one";
+    let votes = "with these votes host2 and host3 can never rest together: 1 vote would stay and \
+                 2 are needed";
+    for expected in [
+        (5, "hosts.host2.mac", other),
+        (16, "policies[1].name", jobs),
+        (8, "guests[0]", "no guest of the cluster comes to this rule"),
+        (5, "hosts.host2", votes),
+    ] {
+        assert!(told.contains(&expected), "{expected:?} is not among {told:#?}");
+    }
+    assert_eq!(told.len(), 4, "{told:#?}");
+    let live = &check["live"];
+    assert_eq!(live["rules"][1]["guests"][0]["vmid"], 201);
+    assert_eq!(live["unmatched"][0]["vmid"], 100);
+    assert_eq!(live["stuck"][0]["vmid"], 201, "{live:#}");
+    assert_eq!(live["addresses"][0]["cluster"], "a8:a1:59:00:00:02");
+    let unseen = "could not compare the MAC address of host3 with PVE's: it is not up";
+    assert_eq!(live["gaps"], serde_json::json!([unseen]));
+    let (code, out, _) = home.spot(&["check", "--live"]);
+    assert!(code == 0 && out.contains("Guests that cannot move"), "{out}");
+    assert!(out.contains("pvesh set /nodes/host2/config --wakeonlan a8:a1:59:00:00:22"), "{out}");
+    let (code, out, err) = home.spot(&["doctor"]);
+    assert!(code == 0 && out.contains(other) && out.contains(jobs), "{code}: {out}{err}");
+
+    // A name that PVE does not know is an error.
+    let odd = MISFIT_POLICY.replace("host2", "host4");
+    fs::write(home.path("policies/home.yaml"), odd).expect("written");
+    let (code, out, _) = home.spot(&["check", "--live", "--format", "json"]);
+    let check: Value = serde_json::from_str(&out).expect("JSON");
+    Shape::named("check").holds(&check);
+    let first =
+        check["faults"].as_array().expect("a list").iter().find(|f| f["severity"] == "error");
+    let first = first.unwrap_or_else(|| panic!("{check:#}"));
+    assert_eq!((code, &first["message"]), (1, &"the cluster has no node named `host4`".into()));
+
+    // And without the cluster there is nothing to hold them against.
+    home.configure(|_| "hosts: { host1: { url: 'https://127.0.0.1:1' } }\n".into());
+    let (code, out, err) = home.spot(&["check", "--live"]);
+    assert!(code == 2 && out.is_empty() && !err.is_empty(), "{code}: {out}{err}");
 }
 
 /// What `doctor` says of a changed `spot.yaml`.

@@ -4,6 +4,7 @@
 //! **Does not know:** what makes a policy right.
 
 mod cluster;
+pub mod doubts;
 pub mod zones;
 
 use std::path::{Path, PathBuf};

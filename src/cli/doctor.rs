@@ -7,6 +7,7 @@
 //!
 //! **Does not know:** what anybody wants of the cluster.
 
+mod backups;
 mod doors;
 mod installation;
 mod jobs;
@@ -112,6 +113,7 @@ pub async fn doctor(config: &Config, form: Look) -> anyhow::Result<Exit> {
     rights::rights(&visit, &mut checks);
     quorum::quorum(&visit, &mut checks);
     waking::waking(&visit, &mut checks).await;
+    backups::backups(&visit, &mut checks);
     jobs::jobs(&visit, &mut checks).await;
     match form.json {
         true => paper::json(&Document { version: 1, checks: &checks.0 })?,
@@ -201,11 +203,15 @@ async fn look(config: &Config, policy: Option<&Policy>) -> anyhow::Result<Observ
     let mut site = live::site(config, policy, RealClock::new(true))?;
     let mut questions = vec![Question::Permissions, Question::ConfiguredVotes];
     questions.extend(config.hosts.iter().map(|(host, _)| Question::Membership(host.clone())));
+    if policy.into_iter().flat_map(Policy::rules).any(|rule| rule.for_backups.is_some()) {
+        questions.push(Question::BackupJobs);
+    }
     let began = site.now();
     let mut seen = site.observe(&questions).await;
     for _ in 0..LOOKS_AT_MOST {
-        let waits = questions.iter().any(|question| !seen.answers.contains_key(question));
-        if !waits || site.now().since(began) >= ANSWERS_WITHIN {
+        // What has its answer is not asked again.
+        questions.retain(|question| !seen.answers.contains_key(question));
+        if questions.is_empty() || site.now().since(began) >= ANSWERS_WITHIN {
             break;
         }
         site.wait_until(site.now().plus(Duration::from_millis(200))).await;

@@ -241,6 +241,10 @@ pub enum Hold {
     RescueImpossible {
         why: String,
     },
+    /// The policy lets hosts sleep together that the configured votes can never spare.
+    NeverTogether {
+        sentence: String,
+    },
     /// `rescue: tell`: quorum is at stake and the owner wants only to be told.
     RescueTold {
         host: HostName,
@@ -320,6 +324,7 @@ impl Hold {
             Hold::HostMissing { .. } => "host_missing",
             Hold::ConfigRose { .. } => "config_rose",
             Hold::RescueImpossible { .. } => "rescue_impossible",
+            Hold::NeverTogether { .. } => "never_together",
             Hold::RescueTold { .. } => "rescue_told",
             Hold::Gate { code, .. } => code,
         }
@@ -352,7 +357,10 @@ impl Hold {
             | Hold::ConfigRose { host, .. }
             | Hold::RescueTold { host } => Some(host),
             Hold::GuestWaits { host, .. } | Hold::Gate { host, .. } => host.as_ref(),
-            Hold::Unseen { .. } | Hold::ClockUnsure | Hold::RescueImpossible { .. } => None,
+            Hold::Unseen { .. }
+            | Hold::ClockUnsure
+            | Hold::RescueImpossible { .. }
+            | Hold::NeverTogether { .. } => None,
         }
     }
 
@@ -386,6 +394,7 @@ impl Hold {
             | Hold::HostMissing { .. }
             | Hold::ConfigRose { .. }
             | Hold::RescueImpossible { .. }
+            | Hold::NeverTogether { .. }
             | Hold::RescueTold { .. } => None,
         }
     }
@@ -419,6 +428,7 @@ impl Hold {
             | Hold::HostMissing { .. }
             | Hold::ConfigRose { .. }
             | Hold::RescueImpossible { .. }
+            | Hold::NeverTogether { .. }
             | Hold::RescueTold { .. }
             | Hold::Gate { .. } => None,
         }
@@ -513,6 +523,9 @@ impl Hold {
                 "before {host} joins, copy /etc/pve/corosync.conf of a member over its /etc/corosync/corosync.conf"
             ),
             Hold::RescueImpossible { .. } => "switch a host on by hand".into(),
+            Hold::NeverTogether { .. } => {
+                "give the cluster a QDevice, or let a window keep one of them awake; `spot quorum` shows who may be off together".into()
+            }
             Hold::RescueTold { host } => format!("spot up {host}, or `quorum: {{rescue: wake}}`"),
             Hold::Gate { remedy, .. } => remedy.clone(),
         }
@@ -601,6 +614,7 @@ impl fmt::Display for Hold {
             Hold::RescueImpossible { why } => {
                 write!(f, "the cluster needs more votes and no host can be woken: {why}")
             }
+            Hold::NeverTogether { sentence } => f.write_str(sentence),
             Hold::RescueTold { host } => {
                 write!(f, "the cluster has too few spare votes; {host}'s would help")
             }

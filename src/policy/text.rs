@@ -110,6 +110,8 @@ impl Mark {
 #[derive(Clone, Debug, Default)]
 pub struct Marks {
     pub hosts: BTreeMap<HostName, Mark>,
+    /// The first address of each host that has one.
+    pub macs: BTreeMap<HostName, Mark>,
     /// In the order of the policy's guest rules.
     pub guests: Vec<Mark>,
     /// By the policy's name.
@@ -167,6 +169,9 @@ fn marks(pages: &[Page<'_>]) -> Marks {
     for Page { reader, draft, .. } in pages {
         for host in &draft.hosts {
             marks.hosts.entry(host.name.clone()).or_insert_with(|| reader.mark(&host.place));
+            if let Some((_, place)) = host.macs.first() {
+                marks.macs.entry(host.name.clone()).or_insert_with(|| reader.mark(place));
+            }
         }
         marks.guests.extend(draft.guests.iter().map(|guest| reader.mark(&guest.place)));
         for rule in &draft.rules {

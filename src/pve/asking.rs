@@ -249,7 +249,7 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
         Ok(Answer::BackupJobs(jobs.into_iter().map(job).collect::<Result<_, String>>()?))
     }
 
-    /// Any member answers for a host that sleeps: it is a file of the cluster.
+    /// PVE forwards it to the host, although it is a file of the cluster: who sleeps has no answer.
     async fn wake_address(&mut self, host: &HostName) -> Result<Answer, String> {
         let endpoints = self.core.endpoints();
         let node = endpoints.node(host);

@@ -6,6 +6,7 @@
 //! **Does not know:** how a turn is begun or shown.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::answering::{Counter, Granted};
@@ -18,8 +19,9 @@ use crate::execute;
 use crate::gate::{self, Bounds, Refusal, Ruling};
 use crate::journal::Fault;
 use crate::ledger::{self, Entry, Ledger, Wants};
-use crate::plan::{self, HostState, Plan};
+use crate::plan::{self, Hold, HostState, Plan};
 use crate::policy::Policy;
+use crate::policy::votes::{Votes, Wakeful, never_resting};
 use crate::request::{Move, Request};
 use crate::site::Site;
 use crate::undertaking::{Event, Stage};
@@ -144,6 +146,7 @@ impl<S: Site> Service<S> {
         self.books.note(now, &revoked)?;
 
         let mut plan = plan::plan(&policy, seen, self.books.ledger(), now);
+        plan.holds.extend(self.never_together(&policy));
         let ledger = self.books.ledger();
         let bounds = bounds(&policy, seen, ledger, &self.settings, now.civil, clock_sound);
         self.bar(&mut plan, seen, &bounds);
@@ -197,6 +200,25 @@ impl<S: Site> Service<S> {
         let report = |question: &Question| matches!(question, Question::Evidence(_));
         let asked = ruling.questions.iter().filter(|question| !(sparing && report(question)));
         (asked.cloned().collect(), waiting)
+    }
+
+    /// Hosts that the policy lets sleep together and the votes never will, looked for anew when
+    /// either changed: it walks through months of windows.
+    fn never_together(&mut self, policy: &Arc<Policy>) -> Vec<Hold> {
+        let ledger = self.books.ledger();
+        // Without a look at the QDevice it may be there, and what is not known is no reproach.
+        let (Some((_, hosts)), Some((_, device, _))) = (&ledger.votes, ledger.device) else {
+            return Vec::new();
+        };
+        let votes = Votes { hosts: hosts.clone(), device };
+        let known = self.wakeful.as_ref();
+        if known.is_none_or(|(at, for_votes, _)| !Arc::ptr_eq(at, policy) || *for_votes != votes) {
+            let found = never_resting(policy, &votes);
+            let sentences = found.iter().map(Wakeful::sentence).collect();
+            self.wakeful = Some((policy.clone(), votes, sentences));
+        }
+        let sentences = self.wakeful.iter().flat_map(|(_, _, sentences)| sentences);
+        sentences.map(|sentence| Hold::NeverTogether { sentence: sentence.clone() }).collect()
     }
 
     fn policy(&self) -> Option<&Policy> {

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::doubts::{self, About, Addresses, Doubt};
 use crate::cli::live;
 use crate::cli::paper::{self, Ink, Sheet, plain, table};
 use crate::cluster::{Answer, GuestFacts, GuestSeen, HostName, Observation, Question, Tier, Vmid};
@@ -38,11 +39,15 @@ pub(super) struct Survey {
     unmatched: Vec<GuestFound>,
     /// Guests that cannot move although their rule, or the sleep of their host, would have them.
     stuck: Vec<Stuck>,
+    /// Where each host is woken, by the policies and by PVE.
+    addresses: Vec<Addresses>,
     gaps: Vec<String>,
     #[serde(skip)]
     listed: Vec<HostName>,
     #[serde(skip)]
     votes: Option<Votes>,
+    #[serde(skip)]
+    doubts: Vec<Doubt>,
     #[serde(skip)]
     all_named: bool,
 }
@@ -79,14 +84,16 @@ pub(super) async fn ask(config: &Config, policy: &Policy) -> anyhow::Result<Surv
     }
     // The one that answered shows the QDevice as well as any other.
     questions.extend(seen.seen_from.clone().map(Question::Evidence));
+    questions.extend(doubts::questions(policy, &seen));
     let guests = seen.guests.iter().filter(|(_, guest)| !guest.template);
     questions.extend(guests.take(GUESTS_AT_MOST).map(|(vmid, _)| Question::Guest(*vmid)));
     paper::aside(
         "The cluster is asked about its hosts and guests; a report takes up to 11 seconds.",
     );
     for _ in 0..LOOKS_AT_MOST {
-        let waits = questions.iter().any(|question| !seen.answers.contains_key(question));
-        if !waits || site.now().since(began) >= ANSWERS_WITHIN {
+        // What has its answer is not asked again.
+        questions.retain(|question| !seen.answers.contains_key(question));
+        if questions.is_empty() || site.now().since(began) >= ANSWERS_WITHIN {
             break;
         }
         site.wait_until(site.now().plus(Duration::from_millis(200))).await;
@@ -112,6 +119,8 @@ impl Survey {
                 .map(|(n, _)| n.clone())
                 .collect(),
             votes: votes(seen),
+            addresses: doubts::addresses(policy, seen),
+            doubts: doubts::doubts(policy, seen),
             all_named: seen.saw("resources")
                 && seen.guests.values().all(|guest| guest.name.is_some()),
             ..Survey::default()
@@ -130,6 +139,7 @@ impl Survey {
                 Err(why) => survey.gaps.push(why),
             }
         }
+        survey.gaps.extend(doubts::gaps(policy, seen));
         survey
     }
 
@@ -157,6 +167,13 @@ impl Survey {
                     "describe it under `hosts`; until then it is left as it is",
                 )
             }));
+        }
+        for doubt in &self.doubts {
+            let mark = match &doubt.about {
+                About::Mac(host) => marks.macs.get(host).or_else(|| marks.hosts.get(host)),
+                About::Rule(name) => marks.rules.get(name),
+            };
+            faults.extend(mark.map(|mark| mark.warning(&doubt.sentence, &doubt.remedy)));
         }
         for (at, mark) in marks.guests.iter().enumerate() {
             let named =
