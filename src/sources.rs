@@ -129,8 +129,11 @@ impl Shelf {
             Err(error) => {
                 let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
                 let line = valid.iter().filter(|byte| **byte == b'\n').count() + 1;
+                let before = valid.rsplit(|byte| *byte == b'\n').next().unwrap_or_default();
+                let column = String::from_utf8_lossy(before).chars().count() + 1;
                 self.faults.push(Fault {
                     line,
+                    column,
                     ..Fault::of_file(
                         &shown(path),
                         format!("line {line} is not UTF-8"),
@@ -305,6 +308,8 @@ mod tests {
         write(folder.path(), "a.yaml", GOOD.as_bytes());
         write(folder.path(), "b.yaml", b"hosts:\n  h\xff: {}\n");
         says("line 2 is not UTF-8");
+        let odd = read_folder(folder.path()).faults.remove(0);
+        assert_eq!((odd.line, odd.column), (2, 4));
         write(folder.path(), "b.yaml", &vec![b'#'; LARGEST_FILE_BYTES + 1]);
         says("was not read");
         fs::remove_file(folder.path().join("b.yaml")).unwrap();

@@ -446,6 +446,7 @@ guests:
   - { vmid: 100, kind: vm, name: router, host: host1, disks: [{ storage: shared }] }
   - { vmid: 201, kind: ct, name: build, host: host2, tags: [build], disks: [{ storage: shared }] }
 backups: [{ id: nightly, schedule: '23:00', storage: pbs, all: 1 }]
+tokens: [{ id: 'root@pam!full', secret: '11111111-2222-3333-4444-555555555555' }]
 ";
 
 const MISFIT_POLICY: &str = "
@@ -490,7 +491,7 @@ fn policies_are_held_against_the_cluster_they_are_for() {
     for expected in [
         (5, "hosts.host2.mac", other),
         (16, "policies[1].name", jobs),
-        (8, "guests[0]", "no guest of the cluster comes to this rule"),
+        (8, "guests[0].match", "no guest of the cluster comes to this rule"),
         (5, "hosts.host2", votes),
     ] {
         assert!(told.contains(&expected), "{expected:?} is not among {told:#?}");

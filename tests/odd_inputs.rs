@@ -101,3 +101,61 @@ fn hostile_texts_are_refused_and_cost_little() {
         claims::policy(&text);
     }
 }
+
+/// Heap and stacks together, in KiB: what `ulimit -d` counts.
+const MEMORY_KIB: u32 = 64 * 1024;
+const MIB: usize = 1 << 20;
+
+/// How `spot check` of this text ends with so much memory: its exit code.
+fn checked_within(memory_kib: u32, name: &str, text: &str) -> Option<i32> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("a.yaml");
+    std::fs::write(&file, text).expect("written");
+    let output = std::process::Command::new("sh")
+        .args(["-c", &format!("ulimit -d {memory_kib} && exec \"$0\" check \"$1\"")])
+        .args([env!("CARGO_BIN_EXE_spot").as_ref(), file.as_os_str()])
+        .output()
+        .expect("a shell");
+    if memory_kib == MEMORY_KIB {
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.is_empty(), "{name}: {said}");
+    }
+    output.status.code()
+}
+
+#[test]
+fn no_file_takes_more_than_64_mib() {
+    let many = |start: &str, piece: &str| {
+        let room = (MIB - start.len()) / piece.len();
+        format!("{start}{}", piece.repeat(room))
+    };
+    let window = "- {name: a, hosts: [b], run: [{from: \"0 8 * * *\", for: 1h}]}\n";
+    let bomb: String = ('b'..'t')
+        .map(|c| {
+            let before = char::from(u8::try_from(c).expect("ASCII") - 1);
+            format!("{c}: &{c} [{}]\n", vec![format!("*{before}"); 9].join(", "))
+        })
+        .collect();
+    for (name, text) in [
+        ("ten megabytes", "a: b\n".repeat(2 * MIB)),
+        ("an alias bomb", format!("a: &a [x, x, x, x, x, x, x, x, x]\n{bomb}")),
+        ("nested lists", many("", "[")),
+        ("nested mappings", many("", "{a: ")),
+        ("nested blocks", many("", "- ")),
+        ("empty values", many("[", ",")),
+        ("empty values on lines", many("[", ",\n")),
+        ("pairs", many("{", "a: b,")),
+        ("colons", many("[", ":,")),
+        ("keys", many("", "k: 1\n")),
+        ("hosts", (0..40_000).map(|n| format!("h{n}: {{}}\n")).collect()),
+        ("windows", many("policies:\n", window)),
+        ("one long value", many("a: ", "é")),
+        ("escapes", many("a: \"", "\\n")),
+        ("aliases", many("", "*a ")),
+        ("lines", many("", "\n")),
+    ] {
+        assert_eq!(checked_within(MEMORY_KIB, name, &text), Some(1), "{name}");
+    }
+    // And the limit is one: with a hundredth of it, nothing begins.
+    assert_ne!(checked_within(MEMORY_KIB / 100, "little", "a: b"), Some(1));
+}

@@ -154,22 +154,33 @@ pub(crate) const WRONG: &[(&str, &str, &str, &str)] = &[
         "a list is wanted",
         "{ match: { any: true } }",
     ),
+    (
+        "policies:",
+        "guests: [{match: {type: ct}, otherwise: {hibernate: {else: migrate}}}]\npolicies:",
+        "cannot hibernate containers",
+        "{hibernate: {else: migrate}}",
+    ),
+    (
+        "for: 10h",
+        "for: 30h",
+        "opens again before it has closed",
+        "{ from: \"0 8 * * Mon-Fri\", for: 30h }",
+    ),
+    (
+        "Mon-Fri\", for: 10h",
+        "*\", for: 30h",
+        "longer than its period",
+        "{ from: \"0 8 * * *\", for: 30h }",
+    ),
 ];
 
 /// As above, but the policy stands.
 pub(crate) const DOUBTFUL: &[(&str, &str, &str)] = &[
     (", mac: \"a8:a1:59:00:00:03\"", "", "can never be woken"),
     ("timezone: Europe/Berlin\n", "", "read as UTC"),
-    ("for: 10h", "for: 30h", "opens again before it has closed"),
-    ("Mon-Fri\", for: 10h", "*\", for: 30h", "longer than its period"),
     ("[host3]", "[host3, host3]", "stands here twice"),
     ("tier: high", "tier: high, quiet: [{ from: \"0 6 * * *\", for: 14h }]", "is quiet whenever"),
     ("tier: high", "tier: high, busy_while: [ssh]", "not acted on yet"),
-    (
-        "policies:",
-        "guests: [{match: {type: ct}, otherwise: {hibernate: {else: migrate}}}]\npolicies:",
-        "cannot hibernate containers",
-    ),
     (
         "policies:",
         "guests: [{ match: { any: true } }, { match: { tag: a } }]\npolicies:",

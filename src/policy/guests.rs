@@ -103,9 +103,9 @@ fn contradictions(
             );
         }
         Some(Otherwise::Hibernate { .. }) if kind == Some(GuestKind::Ct) => {
-            reader.warning(
+            reader.error(
                 &at.place(),
-                "PVE cannot hibernate containers, so what stands under `else` always happens",
+                "PVE cannot hibernate containers, so what stands under `else` would always happen",
                 "write that alone",
             );
         }

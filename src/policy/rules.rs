@@ -242,9 +242,9 @@ fn window(
             if window.overlaps_itself() {
                 let message = match window.never_closes() {
                     true => "this window is longer than its period, so it never closes",
-                    false => "this window opens again before it has closed, so openings are joined",
+                    false => "this window opens again before it has closed",
                 };
-                reader.warning(&at.place(), message, "shorten it, or let it open less often");
+                reader.error(&at.place(), message, "shorten it, or let it open less often");
             }
             Some(window)
         }

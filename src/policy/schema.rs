@@ -368,7 +368,7 @@ fn guest() -> Value {
         "It runs on the first of these that is awake, wanted and ready.",
         shared("host"),
     );
-    section(
+    let keys = section(
         "Where guests of one kind belong.",
         &["match"],
         [
@@ -387,7 +387,14 @@ fn guest() -> Value {
             ),
             ("apart", text("Guests of one name stay on different hosts.")),
         ],
-    )
+    );
+    // PVE cannot hibernate a container.
+    let container = json!({"required": ["type"], "properties": {"type": {"const": "ct"}}});
+    let hibernated = json!({
+        "required": ["match", "otherwise"],
+        "properties": {"match": container, "otherwise": {"type": "object"}},
+    });
+    with(keys, "not", hibernated)
 }
 
 fn matches() -> Value {
@@ -538,6 +545,8 @@ mod tests {
         "to: \"0 8 * * 1-5\"",
         "for: 99999999999w",
         "for: 400d",
+        "for: 30h",
+        "*\", for: 30h",
         "low, wake: { relay: host1 } }",
         "low, watts: { off: 2, idle: 1, busy: 9 } }",
         "low, node: host3 }",

@@ -234,16 +234,22 @@ impl<'f> Page<'f> {
             }
             Some(_) | None => {
                 if !lost {
-                    let start = Place { span: 0..0, path: String::new() };
-                    reader.warning(
-                        &start,
-                        "this file says nothing",
-                        "remove it, or write a policy",
-                    );
+                    says_nothing(&mut reader, &file.text);
                 }
             }
         }
         Page { reader, draft, lost }
+    }
+}
+
+/// A file of comments may be one that its owner switched off; one with nothing at all is more likely
+/// a copy that went wrong, and what it should say must not be taken for gone.
+fn says_nothing(reader: &mut Reader<'_>, text: &str) {
+    let start = Place { span: 0..0, path: String::new() };
+    let help = "remove it, or write a policy";
+    match text.trim_matches(|c: char| c.is_whitespace() || c == '\u{feff}').is_empty() {
+        true => reader.error(&start, "this file is empty", help),
+        false => reader.warning(&start, "this file says nothing", help),
     }
 }
 

@@ -20,6 +20,10 @@ const DEEPEST: usize = 24;
 const MOST_NODES: usize = 100_000;
 /// Structural faults reported of one file.
 const MOST_BROKEN: usize = 50;
+/// What divides values in a flow collection. The parser holds every piece of an outermost `[…]` or
+/// `{…}` until it ends, for it might be a key: a million pieces of one byte would be 160 MB.
+const MARKS: &[char] = &[',', ':', '[', ']', '{', '}', '?'];
+const MOST_MARKS: usize = 100_000;
 
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -78,6 +82,11 @@ pub(crate) struct Broken {
 /// The tree of `text`, if there is one, and everything broken in it. An empty text has no tree.
 pub(crate) fn tree(text: &str) -> (Option<Node>, Vec<Broken>) {
     let mut builder = Builder::of(text);
+    if let Some((at, _)) = text.char_indices().filter(|(_, c)| MARKS.contains(c)).nth(MOST_MARKS) {
+        let message = format!("more than {MOST_MARKS} commas, colons and brackets in one file");
+        builder.refuse(at..at + 1, message, "split the file");
+        return (None, builder.broken);
+    }
     let mut parser = Parser::new_from_str(text);
     while let Some(event) = parser.next_event() {
         match event {

@@ -49,6 +49,8 @@ pub(super) struct Survey {
     #[serde(skip)]
     doubts: Vec<Doubt>,
     #[serde(skip)]
+    guests_seen: bool,
+    #[serde(skip)]
     all_named: bool,
 }
 
@@ -139,6 +141,7 @@ impl Survey {
                 Err(why) => survey.gaps.push(why),
             }
         }
+        survey.guests_seen = survey.gaps.is_empty();
         survey.gaps.extend(doubts::gaps(policy, seen));
         survey
     }
@@ -180,7 +183,7 @@ impl Survey {
                 policy.guest_rules().get(at).is_some_and(|rule| rule.matches.name.is_some());
             let nobody = self.rules.get(at).is_some_and(|rule| rule.guests.is_empty());
             // A name that PVE has forgotten, of a host long off, may yet match.
-            if nobody && self.gaps.is_empty() && (self.all_named || !named) {
+            if nobody && self.guests_seen && (self.all_named || !named) {
                 faults.push(mark.warning(
                     "no guest of the cluster comes to this rule",
                     "no guest is like this, or rules before it take them all",
