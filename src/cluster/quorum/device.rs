@@ -26,24 +26,28 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// These talk to it now, each with its ring.
+    /// These talk to it now, each with its ring; answers whom that concerns. Newcomers connect one
+    /// after the other, the lowest first: in real time it is a race, and under lms the first to
+    /// connect to a split cluster's server takes the vote.
     pub fn connected(&mut self, rings: &BTreeMap<Id, BTreeSet<Id>>) -> BTreeSet<Id> {
         self.clients.retain(|id, _| rings.contains_key(id));
         let mut changed = BTreeSet::new();
-        for (id, ring) in rings {
-            match self.clients.get_mut(id) {
-                Some(client) if client.ring == *ring => {}
-                Some(client) => {
-                    client.ring.clone_from(ring);
-                    changed.insert(*id);
-                }
-                None => {
-                    self.clients.insert(*id, Client { ring: ring.clone(), last: None });
-                    changed.insert(*id);
-                }
+        for (id, client) in &mut self.clients {
+            if client.ring != rings[id] {
+                client.ring.clone_from(&rings[id]);
+                changed.insert(*id);
             }
         }
+        if let Some((id, ring)) = rings.iter().find(|(id, _)| !self.clients.contains_key(id)) {
+            self.clients.insert(*id, Client { ring: ring.clone(), last: None });
+            changed.insert(*id);
+        }
         changed
+    }
+
+    /// How many talk to it.
+    pub fn len(&self) -> usize {
+        self.clients.len()
     }
 
     /// Its answers, for those it judges anew. `asking` are those whose ring or quorum changed.

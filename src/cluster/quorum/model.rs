@@ -17,8 +17,9 @@ use super::member::{Member, Word};
 #[cfg(test)]
 mod tests;
 
-/// Answers of a QDevice may change quorums, which makes it judge again; real ones settle in three.
-const ROUNDS_AT_MOST: usize = 16;
+/// Answers of a QDevice may change quorums, which makes it judge again, and each newcomer has a
+/// round of its own; real ones settle in three beyond those.
+const ROUNDS_AT_MOST: usize = 256;
 
 /// The `corosync-qdevice` of one host.
 #[derive(Clone, Copy, Debug, Default)]
@@ -316,8 +317,8 @@ impl Model {
         let Some(device) = self.conf.device else { return };
         for _ in 0..ROUNDS_AT_MOST {
             let asking = self.heard(device.algorithm);
-            let answers = self.asked(device.algorithm, asking);
-            if !self.polled(&answers) {
+            let (answers, all_connected) = self.asked(device.algorithm, asking);
+            if !self.polled(&answers) && all_connected {
                 break;
             }
         }
@@ -346,7 +347,12 @@ impl Model {
         asking
     }
 
-    fn asked(&mut self, algorithm: Algorithm, mut asking: BTreeSet<Id>) -> BTreeMap<Id, bool> {
+    /// The server's answers, and whether all its newcomers have had one.
+    fn asked(
+        &mut self,
+        algorithm: Algorithm,
+        mut asking: BTreeSet<Id>,
+    ) -> (BTreeMap<Id, bool>, bool) {
         let alive = self.server.is_some();
         let mut rings = BTreeMap::new();
         for (id, host) in &mut self.hosts {
@@ -360,9 +366,10 @@ impl Model {
                 rings.insert(*id, member.ring().clone());
             }
         }
-        let Some(server) = &mut self.server else { return BTreeMap::new() };
+        let Some(server) = &mut self.server else { return (BTreeMap::new(), true) };
         asking.append(&mut server.connected(&rings));
-        server.answer(algorithm, &self.conf.nodes.keys().copied().collect(), &asking)
+        let answers = server.answer(algorithm, &self.conf.nodes.keys().copied().collect(), &asking);
+        (answers, server.len() == rings.len())
     }
 
     /// Tells the members; true if that changed anything for anybody.
