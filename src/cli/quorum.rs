@@ -17,7 +17,8 @@ use serde::Serialize;
 
 use super::paper::{Ink, Sheet, plain, table};
 use super::{Exit, QuorumArgs, check, live, paper};
-use crate::cluster::quorum::{Tally, tally};
+use crate::cluster::quorum::foresight::{Failure, Foresight};
+use crate::cluster::quorum::{Tally, sets, tally};
 use crate::cluster::{Answer, Evidence, HostName, Observation, Question, Tier};
 use crate::config::Config;
 use crate::policy::{Policy, Serves};
@@ -43,6 +44,14 @@ struct Document {
     device: Option<String>,
     hosts: Vec<HostVotes>,
     without: Vec<Off>,
+    /// Every set of members that could be off together; empty where there are too many.
+    sets: Vec<Off>,
+    /// The smallest sets that may not be off together, and whether these are all of them.
+    forbidden: Vec<Vec<HostName>>,
+    forbidden_all: bool,
+    /// Single failures that would end the quorum as things are; `null` where nothing can be
+    /// foretold.
+    lost_with: Option<Vec<String>>,
     off: Option<Off>,
     gaps: Vec<String>,
 }
@@ -64,6 +73,9 @@ struct Off {
     credit: u32,
     needed: u32,
     keeps: bool,
+    /// Single failures that would then end the quorum of whoever is left; `null` where nothing can
+    /// be foretold.
+    lost_with: Option<Vec<String>>,
     sentence: String,
 }
 
@@ -126,6 +138,7 @@ struct View<'a> {
     seen: &'a Observation,
     evidence: BTreeMap<HostName, &'a Evidence>,
     configured: Option<&'a BTreeMap<HostName, u32>>,
+    foresight: Option<Foresight>,
     gaps: Vec<String>,
 }
 
@@ -154,7 +167,9 @@ impl<'a> View<'a> {
         if rings.len() > 1 {
             gaps.push("the members do not show the same ring: membership is changing".into());
         }
-        View { policy, seen, evidence, configured, gaps }
+        let all = evidence.len() == seen.members().len() && rings.len() == 1;
+        let foresight = if all { Foresight::of(&evidence) } else { None };
+        View { policy, seen, evidence, configured, foresight, gaps }
     }
 
     /// Every member has sent its report, and they agree.
@@ -179,6 +194,17 @@ impl<'a> View<'a> {
             [] => None,
             hosts => Some(self.without(hosts)?),
         };
+        let stoppable: Vec<HostName> = match self.evidence.is_empty() && self.configured.is_none() {
+            true => Vec::new(),
+            false => members.iter().cloned().collect(),
+        };
+        let listed = sets::every(&stoppable).unwrap_or_default();
+        let listed = listed.iter().map(|set| self.without(&Vec::from_iter(set.iter().cloned())));
+        let listed = listed.collect::<Result<Vec<_>, _>>()?;
+        let mut may = |set: &BTreeSet<HostName>| {
+            self.tally(set).is_ok_and(|tally| tally.keeps(self.policy.quorum().spare))
+        };
+        let (forbidden, forbidden_all) = sets::smallest_forbidden(&stoppable, &mut may);
         let host = |(name, look): (&HostName, &crate::cluster::HostSeen)| HostVotes {
             name: name.clone(),
             votes: any.and_then(|one| Some(one.members.get(name)?.votes)),
@@ -203,6 +229,10 @@ impl<'a> View<'a> {
                 .iter()
                 .map(|hosts| self.without(hosts))
                 .collect::<Result<_, _>>()?,
+            sets: listed,
+            forbidden: forbidden.into_iter().map(|set| set.into_iter().collect()).collect(),
+            forbidden_all,
+            lost_with: self.foresight.as_ref().map(|now| failures(now)),
             off,
             gaps: self.gaps,
         })
@@ -225,6 +255,14 @@ impl<'a> View<'a> {
 
     fn without(&self, hosts: &[HostName]) -> anyhow::Result<Off> {
         let stops: BTreeSet<HostName> = hosts.iter().cloned().collect();
+        let tally = self.tally(&stops)?;
+        let mut off = told(hosts, &tally, self.policy.quorum().spare);
+        off.lost_with = self.foresight.as_ref().map(|now| failures(&now.without(&stops)));
+        Ok(off)
+    }
+
+    /// What the gate would count.
+    fn tally(&self, stops: &BTreeSet<HostName>) -> anyhow::Result<Tally> {
         let tally = match self.runtime() {
             true => {
                 let lost = stops.iter().any(|host| self.serves_device(host));
@@ -234,16 +272,16 @@ impl<'a> View<'a> {
                 // Whether an absent host is off nobody can tell from here; the gate asks the
                 // journal.
                 let rest_off = !self.seen.hosts.iter().any(outside);
-                tally(&self.evidence, &stops, lost, rest_off)
+                tally(&self.evidence, stops, lost, rest_off)
             }
-            false => self.configured_without(&stops)?,
+            false => self.configured_without(stops)?,
         };
         // Where nobody is left, nobody shows what would be needed.
         let needed = match self.evidence.values().map(|one| one.quorum).max() {
             Some(needed) if tally.needed == u32::MAX => needed,
             Some(_) | None => tally.needed,
         };
-        Ok(told(hosts, &Tally { needed, ..tally }, self.policy.quorum().spare))
+        Ok(Tally { needed, ..tally })
     }
 
     fn configured_without(&self, stops: &BTreeSet<HostName>) -> anyhow::Result<Tally> {
@@ -270,6 +308,15 @@ impl<'a> View<'a> {
         };
         self.policy.host(host).is_some_and(|host| host.serves.iter().any(serves))
     }
+}
+
+/// What would end the quorum, in words: `host1`, `the QDevice`.
+fn failures(cluster: &Foresight) -> Vec<String> {
+    let name = |failure: Failure| match failure {
+        Failure::Host(host) => host.0,
+        Failure::QDevice => "the QDevice".to_owned(),
+    };
+    cluster.lost_with().into_iter().map(name).collect()
 }
 
 fn device(evidence: &Evidence) -> Option<String> {
@@ -300,7 +347,7 @@ fn told(hosts: &[HostName], tally: &Tally, reserve: u32) -> Off {
         sentence += &format!(" (no credit for the QDevice: {why})");
     }
     let Tally { remaining, credit, needed, .. } = tally.clone();
-    Off { hosts: hosts.to_vec(), remaining, credit, needed, keeps, sentence }
+    Off { hosts: hosts.to_vec(), remaining, credit, needed, keeps, lost_with: None, sentence }
 }
 
 fn draw(sheet: &Sheet, document: &Document) -> String {
@@ -332,21 +379,87 @@ fn draw(sheet: &Sheet, document: &Document) -> String {
         rows.push(vec![plain(host.name.as_str()), votes, number(host.configured), member]);
     }
     out += &table(sheet, &rows);
-    let told: Vec<&Off> = match &document.off {
-        Some(off) => vec![off],
-        None => document.without.iter().collect(),
-    };
-    if !told.is_empty() {
-        out.push('\n');
-    }
-    for off in told {
-        let ink = if off.keeps { Ink::Green } else { Ink::Red };
-        let mark = sheet.ink(ink, if off.keeps { "yes" } else { "no " });
-        out +=
-            &format!("{}\n", sheet.wrapped(&format!("{mark}  "), "     ", &plain(&off.sentence)));
+    match &document.off {
+        Some(off) => out += &format!("\n{}{}", sentence(sheet, off), then(sheet, off)),
+        None => out += &glance(sheet, document),
     }
     for gap in &document.gaps {
         out += &format!("{}\n", sheet.wrapped("!    ", "     ", &plain(gap)));
+    }
+    out
+}
+
+fn sentence(sheet: &Sheet, off: &Off) -> String {
+    let ink = if off.keeps { Ink::Green } else { Ink::Red };
+    let mark = sheet.ink(ink, if off.keeps { "yes" } else { "no " });
+    format!("{}\n", sheet.wrapped(&format!("{mark}  "), "     ", &plain(&off.sentence)))
+}
+
+/// What one more failure would do then.
+fn then(sheet: &Sheet, off: &Off) -> String {
+    match off.lost_with.as_deref().filter(|_| off.keeps) {
+        None => String::new(),
+        Some([]) => format!(
+            "{}\n",
+            sheet.wrapped("     ", "     ", "No single failure would then end the quorum.")
+        ),
+        Some(lost) => {
+            let text = format!("The quorum would then end with the loss of {}.", lost.join(" or "));
+            format!("{}\n", sheet.wrapped("     ", "     ", &plain(&text)))
+        }
+    }
+}
+
+/// Sets drawn as a table; more are told by the smallest that may not.
+const MOST_DRAWN: usize = 31;
+
+/// Which hosts may be off together, read at a glance.
+fn glance(sheet: &Sheet, document: &Document) -> String {
+    let mut out = String::new();
+    let now = match document.lost_with.as_deref() {
+        None => None,
+        Some([]) => Some("As things are no single failure would end the quorum.".to_owned()),
+        Some(lost) => {
+            Some(format!("As things are the quorum ends with the loss of {}.", lost.join(" or ")))
+        }
+    };
+    if let Some(now) = now {
+        out += &format!("\n{}\n", sheet.wrapped("", "", &plain(&now)));
+    }
+    if !document.sets.is_empty() && document.sets.len() <= MOST_DRAWN {
+        let titles = ["OFF TOGETHER", "MAY", "STAY", "NEEDED", "THEN ENDS WITH"];
+        let mut rows = vec![titles.map(|title| sheet.ink(Ink::Bold, title)).to_vec()];
+        for off in &document.sets {
+            let names: Vec<&str> = off.hosts.iter().map(HostName::as_str).collect();
+            let may = match off.keeps {
+                true => sheet.ink(Ink::Green, "yes"),
+                false => sheet.ink(Ink::Red, "no"),
+            };
+            let ends = match off.lost_with.as_deref().filter(|_| off.keeps) {
+                None => "-".to_owned(),
+                Some([]) => "no single failure".to_owned(),
+                Some(lost) => plain(&lost.join(" or ")),
+            };
+            let stay = u64::from(off.remaining) + u64::from(off.credit);
+            rows.push(vec![
+                plain(&names.join(", ")),
+                may,
+                stay.to_string(),
+                off.needed.to_string(),
+                ends,
+            ]);
+        }
+        return out + "\n" + &table(sheet, &rows);
+    }
+    if !document.hosts.is_empty() && (!document.forbidden.is_empty() || !document.sets.is_empty()) {
+        out += "\nThese may not be off together, nor any more hosts beside them:\n";
+        for set in &document.forbidden {
+            let names: Vec<&str> = set.iter().map(HostName::as_str).collect();
+            out += &format!("  {}\n", plain(&names.join(", ")));
+        }
+        if !document.forbidden_all {
+            out += "  and more of this size\n";
+        }
     }
     out
 }

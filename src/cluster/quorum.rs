@@ -20,9 +20,11 @@ use super::{HostName, RunState, Vmid};
 
 pub mod conf;
 mod device;
+pub mod foresight;
 mod member;
 pub mod model;
 mod reading;
+pub mod sets;
 #[cfg(test)]
 mod tests;
 mod tree;
