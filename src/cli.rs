@@ -214,6 +214,13 @@ pub struct QuorumArgs {
     /// What every member would show in a cluster that need not exist, step by step (- for stdin)
     #[arg(long, value_name = "FILE", conflicts_with = "off")]
     pub what_if: Option<PathBuf>,
+    /// What to change in corosync.conf so that the hosts may sleep as the policies want; never
+    /// applied. With --what-if: for the nodes of that file
+    #[arg(long, conflicts_with = "off")]
+    pub advise: bool,
+    /// Advise for these policies instead of those in spot.yaml
+    #[arg(long, value_name = "DIR", requires = "advise")]
+    pub policies: Option<PathBuf>,
     #[command(flatten)]
     pub look: Look,
 }
@@ -348,7 +355,7 @@ fn perform(cli: &Cli) -> anyhow::Result<Exit> {
         }
         Command::Schema => schema::schema(),
         Command::Reaching(Reaching::Quorum(args)) if quorum::needs_no_cluster(args) => {
-            quorum::on_paper(args)
+            quorum::on_paper(&cli.config, args)
         }
         Command::Reaching(command) => in_time(reach(cli, command)),
     }

@@ -7,9 +7,11 @@
 //!
 //! **Does not know:** whether anybody wants a host off.
 
+mod advice;
 mod whatif;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -84,12 +86,18 @@ pub fn needs_no_cluster(args: &QuorumArgs) -> bool {
     args.what_if.is_some()
 }
 
-pub fn on_paper(args: &QuorumArgs) -> anyhow::Result<Exit> {
+pub fn on_paper(config: &Path, args: &QuorumArgs) -> anyhow::Result<Exit> {
     let file = args.what_if.as_ref().context("a file is asked about")?;
-    whatif::what_if(file, args.look.json)
+    match args.advise {
+        true => advice::on_paper(config, args, file),
+        false => whatif::what_if(file, args.look.json),
+    }
 }
 
 pub async fn quorum(config: &Config, args: &QuorumArgs) -> anyhow::Result<Exit> {
+    if args.advise {
+        return advice::live(config, args).await;
+    }
     let policy = check::valid(&config.policies)?;
     let seen = reports(config, &policy).await?;
     let view = View::new(&policy, &seen);

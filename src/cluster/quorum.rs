@@ -18,8 +18,10 @@ use serde::{Deserialize, Serialize};
 
 use super::{HostName, RunState, Vmid};
 
+pub mod advise;
 pub mod conf;
 mod device;
+pub mod diff;
 pub mod foresight;
 mod member;
 pub mod model;
@@ -70,6 +72,9 @@ pub struct CorosyncConf {
     /// Keys of the quorum section other than `device`, as written.
     pub quorum: BTreeMap<String, String>,
     pub device: Option<DeviceConf>,
+    /// The file itself, to show a change of it against.
+    #[serde(default)]
+    pub text: String,
 }
 
 /// The runtime state of votequorum as one member shows it.

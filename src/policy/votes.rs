@@ -97,7 +97,7 @@ pub fn never_resting(policy: &Policy, votes: &Votes) -> Vec<Wakeful> {
 }
 
 /// Every set of hosts that no window wants at some time; the largest first.
-fn asleep_together(policy: &Policy) -> Vec<BTreeSet<&HostName>> {
+pub fn asleep_together(policy: &Policy) -> Vec<BTreeSet<&HostName>> {
     let may_sleep = policy.hosts().iter().filter(|(_, host)| host.tier != Tier::Low);
     let may_sleep: Vec<&HostName> = may_sleep.map(|(name, _)| name).collect();
     let mut found: BTreeSet<BTreeSet<&HostName>> = BTreeSet::new();

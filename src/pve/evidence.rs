@@ -410,7 +410,7 @@ fn nested(text: &str) -> Result<Nested, String> {
 /// corosync.conf, and node names by node number.
 fn corosync_conf(text: &str) -> Result<(CorosyncConf, BTreeMap<u32, String>), String> {
     let root = nested(text)?;
-    let mut conf = CorosyncConf::default();
+    let mut conf = CorosyncConf { text: text.to_owned(), ..CorosyncConf::default() };
     let mut ids = BTreeMap::new();
     for node in root.all("nodelist").flat_map(|list| list.all("node")) {
         let name = node.get("name").ok_or("a node of corosync.conf has no name")?.to_owned();
