@@ -247,6 +247,7 @@ fn every_looking_command_gives_the_json_it_promises() {
         ("agenda", &["agenda", "--days", "3", "--json"]),
         ("history", &["history", "--json"]),
         ("quorum", &["quorum", "--json"]),
+        ("advice", &["quorum", "--advise", "--json"]),
         ("check", &["check", "--format", "json"]),
         ("doctor", &["doctor", "--json"]),
     ] {
@@ -255,6 +256,69 @@ fn every_looking_command_gives_the_json_it_promises() {
     // A name is data from the cluster, and is spelled out on a terminal.
     let (_, out, _) = home.spot(&["history"]);
     assert!(!out.contains('\u{1b}'), "{out:?}");
+}
+
+/// A cluster that need not exist is asked about without configuration, service or cluster.
+#[test]
+fn what_if_answers_from_a_file_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let spot = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_spot"));
+        command.current_dir(folder.path()).args(["--config", "/nowhere/spot.yaml", "quorum"]);
+        told(&command.args(args).output().expect("spot starts"))
+    };
+    let write =
+        |name: &str, text: &str| fs::write(folder.path().join(name), text).expect("written");
+    let home = "nodes: [{name: n1, votes: 3}, {name: n2}, {name: n3, votes: 1}]
+history: [{up: [n1]}, {up: [n1, n2, n3]}, {crash: [n1], after: 2s}]
+";
+    write("home.yaml", home);
+    let (code, out, err) = spot(&["--what-if", "home.yaml", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    let answers: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    Shape::named("what-if").holds(&answers);
+    let view = |total, quorate| serde_json::json!({"expected": 5, "total": total, "quorum": 3, "quorate": quorate});
+    assert_eq!(answers[0]["views"], serde_json::json!({"n1": view(3, true)}));
+    assert_eq!(
+        answers[2]["views"],
+        serde_json::json!({"n2": view(2, false), "n3": view(2, false)})
+    );
+    // The same as JSON, with what corosync refuses to start with.
+    write(
+        "odd.json",
+        r#"{"nodes": [{"name": "n1", "votes": 3}, {"name": "n2", "votes": 1}],
+            "qdevice": {"algorithm": "lms"}, "history": [{"up": ["n1"]}]}"#,
+    );
+    let (code, out, _) = spot(&["--what-if", "odd.json", "--json"]);
+    let answers: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    assert!(code == 0 && answers[0]["refused"]["n1"].is_string(), "{out}");
+    let (code, out, _) = spot(&["--what-if", "home.yaml"]);
+    assert!(code == 0 && out.contains("3. crash: n1 (after 2 s)"), "{out}");
+    // A fault names its line, its path and what to write instead.
+    write("bad.yaml", &home.replace("{up: [n1]}", "{up: [n9]}"));
+    let (code, _, err) = spot(&["--what-if", "bad.yaml", "--json"]);
+    assert!(code == 2 && err.contains("line 2: history[0].up[0]: nodes has no host n9"), "{err}");
+    assert_eq!(spot(&["--what-if", "missing.yaml"]).0, 2);
+    // Advice for those nodes and some policies.
+    write(
+        "policy.yaml",
+        "timezone: UTC
+hosts:
+  n1: { tier: low }
+  n2: { tier: high, mac: \"a8:a1:59:00:00:02\" }
+  n3: { tier: high, mac: \"a8:a1:59:00:00:03\" }
+",
+    );
+    write("equal.yaml", "nodes: [{name: n1}, {name: n2}, {name: n3}]\n");
+    let args = ["--advise", "--what-if", "equal.yaml", "--policies", "policy.yaml"];
+    let (code, out, err) = spot(&[&args[..], &["--json"]].concat());
+    assert_eq!(code, 0, "{err}");
+    let advice: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    Shape::named("advice").holds(&advice);
+    assert_eq!(advice["with_reserve"]["kind"], "votes");
+    assert_eq!(advice["with_reserve"]["hosts"][0]["votes"], 3);
+    let (code, out, _) = spot(&args);
+    assert!(code == 0 && out.contains("+    quorum_votes: 3"), "{out}");
 }
 
 #[test]

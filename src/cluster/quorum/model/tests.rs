@@ -237,3 +237,83 @@ fn no_switch_of_the_quorum_section_turns_a_safe_stop_into_a_lost_quorum() {
     }
     report(&count);
 }
+
+/// Partitions of the living, as their members show them.
+fn rings(model: &Model) -> BTreeSet<BTreeSet<Id>> {
+    model.members().map(|(_, member)| member.ring().clone()).collect()
+}
+
+/// One of the things that may befall a cluster, drawn.
+fn befall(model: &mut Model, random: &mut fastrand::Rng) {
+    let all: Vec<Id> = model.conf.nodes.keys().copied().collect();
+    let mut some = || -> BTreeSet<Id> { all.iter().copied().filter(|_| random.bool()).collect() };
+    let (one, other) = (some(), some());
+    match random.u32(0..6) {
+        0 | 1 => {
+            model.set_up(&one.union(&other).copied().collect());
+        }
+        2 => model.crash(&one.intersection(&other).copied().collect()),
+        3 => model.partition(&[
+            one.clone(),
+            all.iter().copied().filter(|id| !one.contains(id)).collect(),
+        ]),
+        4 => model.heal(),
+        _ => model.set_server(random.bool()),
+    }
+    let later = model.now + SECONDS;
+    model.pass_until(later);
+}
+
+const HISTORIES: u64 = 400;
+const STEPS: usize = 12;
+
+/// Whatever befalls a cluster without switches: the members of a ring count each other's votes, all
+/// rings together count every vote once, no two rings are quorate, and nobody ever expects fewer
+/// votes than the file gives or than it counts.
+#[test]
+fn in_every_history_votes_are_counted_once_and_one_ring_rules() {
+    for seed in 0..HISTORIES {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let votes: Vec<u32> = (0..random.usize(2..6)).map(|_| random.u32(0..5)).collect();
+        let device = random.bool().then(|| DeviceSection {
+            algorithm: if random.bool() { Algorithm::Ffsplit } else { Algorithm::Lms },
+            votes: Some(random.u32(1..4)),
+        });
+        let mut model = Model::new(conf(&votes, &QuorumConf::default(), device));
+        for step in 0..STEPS {
+            let before = model.views();
+            befall(&mut model, &mut random);
+            let told = format!("seed {seed}, step {step}: {votes:?} {device:?}");
+            let own = |id: &Id| votes[*id as usize - 1];
+            let mut counted = 0;
+            for ring in rings(&model) {
+                let sum: u32 = ring.iter().map(own).sum();
+                counted += sum;
+                for (id, member) in model.members().filter(|(id, _)| ring.contains(id)) {
+                    let seen: u32 = member.table().map(|(_, votes, _)| votes).sum();
+                    assert_eq!(seen, sum, "{told}: n{id} of {ring:?}");
+                    let extra = member.total() - sum;
+                    assert!(extra == 0 || device.is_some_and(|d| d.votes == Some(extra)), "{told}");
+                }
+            }
+            assert_eq!(counted, model.up().iter().map(own).sum::<u32>(), "{told}");
+            let ruling = rings(&model)
+                .iter()
+                .filter(|ring| model.members().any(|(id, m)| ring.contains(&id) && m.quorate()))
+                .count();
+            // An lms QDevice's votes are expected only once they were seen beside everybody's, and a
+            // ring that boots finds them given to another: then two rings may rule.
+            let lms = device.is_some_and(|device| device.algorithm == Algorithm::Lms);
+            assert!(lms || ruling <= 1, "{told}: two rings are quorate: {:?}", model.views());
+            for (id, view) in model.views() {
+                let all: u32 = votes.iter().sum();
+                let least = if device.is_none() { all } else { all.max(view.total) };
+                assert!(view.expected >= least, "{told}: n{id} expects {}", view.expected);
+                assert!(device.is_some() || view.expected == all, "{told}: n{id}");
+                // Within one run of a member nothing here lowers what it expects below the file.
+                let was = before.get(&id).map_or(0, |was| was.expected.min(all));
+                assert!(view.expected >= was, "{told}: n{id} forgot");
+            }
+        }
+    }
+}
