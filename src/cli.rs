@@ -74,8 +74,12 @@ pub enum Command {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
-    /// Write the manual page to standard output
-    Man,
+    /// Write the manual page to standard output, or the pages of all commands into a folder
+    Man {
+        /// Where `spot.1`, `spot-run.1` and the others go
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+    },
     /// Write the JSON Schema of policy files to standard output, for editors
     Schema,
 }
@@ -347,7 +351,12 @@ fn perform(cli: &Cli) -> anyhow::Result<Exit> {
             paper::raw(&text)?;
             Ok(Exit::Yes)
         }
-        Command::Man => {
+        Command::Man { to: Some(folder) } => {
+            std::fs::create_dir_all(folder)?;
+            clap_mangen::generate_to(Cli::command(), folder)?;
+            Ok(Exit::Yes)
+        }
+        Command::Man { to: None } => {
             let mut text = Vec::new();
             clap_mangen::Man::new(Cli::command()).render(&mut text)?;
             paper::raw(&text)?;
@@ -392,6 +401,6 @@ async fn reach(cli: &Cli, command: &Reaching) -> anyhow::Result<Exit> {
         Reaching::Thaw(OneHost { host }) => one(Ask::Thaw { host: host.clone() }, host, None).await,
         Reaching::Doctor(form) => doctor::doctor(config, *form).await,
         Reaching::Quorum(args) => quorum::quorum(config, args).await,
-        Reaching::Run(args) => run::run(config, args).await,
+        Reaching::Run(args) => run::run(&cli.config, config, args).await,
     }
 }

@@ -58,7 +58,7 @@ pub struct Config {
     pub checks: BTreeMap<String, Check>,
     /// Who is told; reserved.
     pub notices: Vec<Notice>,
-    /// Whom to tell that `spot` still lives; reserved.
+    /// Whom to tell after each turn that `spot` still lives.
     pub dead_man: Option<DeadMan>,
     /// Beside `spot.yaml`: where credentials lie without systemd.
     pub credentials: PathBuf,
@@ -81,7 +81,8 @@ pub struct Notice {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadMan {
     pub url: String,
-    pub every: Duration,
+    /// Not more often than this; without it, after each turn.
+    pub every: Option<Duration>,
 }
 
 impl AsRef<Access> for Config {

@@ -6,8 +6,10 @@
 //!
 //! **Does not know:** what a turn does.
 
+mod dead_man;
+
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,14 +34,14 @@ const MAILBOX: usize = 64;
 /// The cluster's name before anybody has told it.
 const NAMELESS: &str = "cluster";
 
-pub async fn run(config: &Config, args: &RunArgs) -> anyhow::Result<Exit> {
+pub async fn run(place: &Path, config: &Config, args: &RunArgs) -> anyhow::Result<Exit> {
     log();
     match args.clock {
-        None => serve(config, RealClock::new(config.clock_trusted)).await,
+        None => serve(place, config, RealClock::new(config.clock_trusted)).await,
         Some(clock) => {
             only_loopback(config)?;
             let clock = ScaledClock::new(clock.start, clock.speed).map_err(anyhow::Error::msg)?;
-            serve(config, clock).await
+            serve(place, config, clock).await
         }
     }
 }
@@ -83,7 +85,7 @@ fn is_loopback(url: &str) -> bool {
     name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-async fn serve<C: Clock>(config: &Config, clock: C) -> anyhow::Result<Exit> {
+async fn serve<C: Clock>(place: &Path, config: &Config, clock: C) -> anyhow::Result<Exit> {
     // A fault in the first policy is told to whoever starts the service; it waits for a better one.
     let policy = check::valid(&config.policies).ok();
     let mut site = live::site(config, policy.as_ref(), clock)?;
@@ -108,6 +110,10 @@ async fn serve<C: Clock>(config: &Config, clock: C) -> anyhow::Result<Exit> {
     let reload = Arc::new(Notify::new());
     let _read = tokio::task::spawn_local(watch(config.policies.clone(), news, reload.clone()));
     let _rung = tokio::task::spawn_local(service::hangups(reload));
+    let _reread = tokio::task::spawn_local(reread(place.to_owned(), config.clone()));
+    if let Some(dead_man) = config.dead_man.clone() {
+        let _called = tokio::task::spawn_local(dead_man::call(dead_man, service.pictures()));
+    }
     let stop = async {
         if let Err(error) = service::terminated().await {
             tracing::error!("signals cannot be heard: {error}");
@@ -160,6 +166,28 @@ async fn watch(folder: PathBuf, news: mpsc::Sender<PolicyNews>, reload: Arc<Noti
             Ok(()) => Some(source.reload()),
             Err(_elapsed) => source.poll(),
         };
+    }
+}
+
+/// SIGHUP takes up policies. Of spot.yaml nothing can be taken up while undertakings rest on it, so
+/// a change is told, and a fault before it would meet a restart.
+async fn reread(place: PathBuf, config: Config) {
+    let rung = Arc::new(Notify::new());
+    let _rung = tokio::task::spawn_local(service::hangups(rung.clone()));
+    loop {
+        rung.notified().await;
+        tracing::info!("SIGHUP: the policies are read again");
+        match Config::read(&place) {
+            Ok(read) if read == config => {}
+            Ok(_) => {
+                tracing::warn!("{} has changed; restart spot to take that up", place.display())
+            }
+            Err(faults) => {
+                for fault in faults {
+                    tracing::error!("{}", paper::plain(&fault));
+                }
+            }
+        }
     }
 }
 

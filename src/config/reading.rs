@@ -535,8 +535,8 @@ impl Reader {
         let entries = self.entries(node, "`dead_man`", &["url", "every"])?;
         let url = self.web_address(&entries, node.line, "`dead_man`")?;
         let every = match entries.get("every") {
-            Some(node) => self.duration(node, "`dead_man.every`")?,
-            None => Duration::from_secs(300),
+            Some(node) => Some(self.duration(node, "`dead_man.every`")?),
+            None => None,
         };
         Some(DeadMan { url, every })
     }

@@ -64,7 +64,7 @@ fn the_example_of_every_key_is_whole() {
     assert_eq!(config.page, Some("127.0.0.1:8010".parse().unwrap()));
     assert_eq!(config.checks["ssh-sessions"].within, Duration::from_secs(10));
     assert_eq!(config.notices[0].credential.as_deref(), Some("ntfy"));
-    assert_eq!(config.dead_man.unwrap().every, Duration::from_secs(300));
+    assert_eq!(config.dead_man.unwrap().every, Some(Duration::from_secs(60)));
     // Every key is named in the example.
     for key in KEYS {
         assert!(example.contains(&format!("{key}:")), "{key}");

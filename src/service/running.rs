@@ -17,6 +17,7 @@ use tokio::sync::{Notify, mpsc};
 use super::{Asking, Inbox, PolicyNews, Service, TurnReport};
 use crate::ledger::Entry;
 use crate::site::Site;
+use crate::status::{HostShown, Status, plain};
 
 /// Asks taken into one turn; more wait for the next.
 const ASKS_A_TURN: usize = 64;
@@ -45,6 +46,7 @@ impl<S: Site> Service<S> {
                 ready = true;
             }
             tell_systemd(NotifyState::Watchdog);
+            tell_systemd(NotifyState::Status(&in_one_line(&report.picture.status)));
             if self.halting.load(Ordering::Relaxed) {
                 break;
             }
@@ -99,6 +101,26 @@ impl Doors {
             inbox.policy = Some(news);
         }
     }
+}
+
+/// What `systemctl status` shows: what is wrong, or where every host is.
+fn in_one_line(status: &Status) -> String {
+    /// 32 hosts with long names would be a paragraph.
+    const HOSTS_AT_MOST: usize = 12;
+    if let Some(trouble) = &status.trouble {
+        return plain(&trouble.sentence);
+    }
+    let one = |host: &HostShown| format!("{} {}", host.name, host.state);
+    let mut hosts: Vec<String> = status.hosts.iter().take(HOSTS_AT_MOST).map(one).collect();
+    if status.hosts.len() > HOSTS_AT_MOST {
+        hosts.push("…".into());
+    }
+    let quorate = match status.quorate {
+        Some(true) => "",
+        Some(false) => "not quorate; ",
+        None => "the cluster is not seen; ",
+    };
+    plain(&format!("{}: {quorate}{}", status.mode, hosts.join(", ")))
 }
 
 /// Says it to systemd, if it listens.
