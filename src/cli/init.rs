@@ -173,8 +173,7 @@ fn say(text: &str) {
 fn may_write(places: &Places, args: &InitArgs, ask: &mut Questions) -> anyhow::Result<bool> {
     for path in places.taken() {
         let question = format!("{} is there already. Write over it?", path.display());
-        let given = args.overwrite.then_some(true);
-        match ask.decide("--overwrite", &question, given, false)? {
+        match ask.confirm("--overwrite", &question, args.overwrite)? {
             Some(true) => {}
             Some(false) => anyhow::bail!("{} stays as it is, and nothing was done", path.display()),
             None => break,
@@ -347,12 +346,12 @@ fn tiers(
             given: of_host(&args.tiers, name),
             proposal: Some(&proposal.to_string()),
         };
-        if let Some(tier) = ask.text(question, finding::tier)? {
-            tiers.insert(name.clone(), tier);
-        }
+        // Unanswered, it goes by the proposal, so that what follows from it is told at once as well.
+        let tier = ask.text(question, finding::tier)?.unwrap_or(proposal);
+        tiers.insert(name.clone(), tier);
     }
     anyhow::ensure!(
-        tiers.is_empty() || ask.unanswered() || tiers.values().any(|tier| *tier == Tier::Low),
+        ask.unanswered() || tiers.values().any(|tier| *tier == Tier::Low),
         "no host is of tier low, so nothing would be left awake; give --tier HOST=low to the one that \
          is always on"
     );
@@ -427,7 +426,7 @@ fn rest_now(
             many => format!("{} are", many.join(" and ")),
         }
     );
-    Ok(ask.decide("--rest-now", &question, given, false)?.unwrap_or(false))
+    Ok(ask.decide("--rest-now", &question, given)?.unwrap_or(false))
 }
 
 /// A pretended cluster hears magic packets at an address of its own.

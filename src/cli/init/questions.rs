@@ -94,41 +94,48 @@ impl Questions {
         anyhow::bail!("no answer was one; {flag} answers it beforehand")
     }
 
-    /// Yes or no; `--yes` is a yes.
+    /// A choice; `--yes` takes what is proposed, which is no.
     pub(super) fn decide(
         &mut self,
         flag: &str,
         text: &str,
         given: Option<bool>,
-        proposal: bool,
     ) -> anyhow::Result<Option<bool>> {
         match (given, self.yes) {
             (Some(given), _) => Ok(Some(given)),
-            (None, true) => Ok(Some(true)),
-            (None, false) => self.yes_or_no(flag, text, proposal),
+            (None, true) => Ok(Some(false)),
+            (None, false) => self.yes_or_no(flag, text),
         }
+    }
+
+    /// A confirmation, which `--yes` gives.
+    pub(super) fn confirm(
+        &mut self,
+        flag: &str,
+        text: &str,
+        given: bool,
+    ) -> anyhow::Result<Option<bool>> {
+        if given || self.yes {
+            return Ok(Some(true));
+        }
+        self.yes_or_no(flag, text)
     }
 
     /// Yes or no, by a person at a terminal and by nothing else.
     pub(super) fn vouch(&mut self, flag: &str, text: &str) -> anyhow::Result<Option<bool>> {
-        self.yes_or_no(flag, text, false)
+        self.yes_or_no(flag, text)
     }
 
-    fn yes_or_no(
-        &mut self,
-        flag: &str,
-        text: &str,
-        proposal: bool,
-    ) -> anyhow::Result<Option<bool>> {
+    fn yes_or_no(&mut self, flag: &str, text: &str) -> anyhow::Result<Option<bool>> {
         if !self.terminal {
             self.missing(flag);
             return Ok(None);
         }
         for _ in 0..ATTEMPTS {
-            prompt(&format!("{text} [{}] ", if proposal { "Y/n" } else { "y/N" }))?;
+            prompt(&format!("{text} [y/N] "))?;
             let answer = line()?;
             match answer.trim() {
-                "" => return Ok(Some(proposal)),
+                "" => return Ok(Some(false)),
                 answer => match yes_or_no(answer) {
                     Ok(said) => return Ok(Some(said)),
                     Err(why) => prompt(&format!("  {why}\n"))?,
@@ -234,14 +241,15 @@ mod tests {
         let plain = |text: &str| Ok::<_, String>(text.to_owned());
         assert_eq!(ask.text(question("--a", Some("x"), None), plain).unwrap().unwrap(), "x");
         assert_eq!(ask.text(question("--b", None, Some("y")), plain).unwrap(), None);
-        assert_eq!(ask.decide("--c", "?", None, true).unwrap(), None);
+        assert_eq!(ask.decide("--c", "?", None).unwrap(), None);
         assert_eq!(ask.vouch("--d", "?").unwrap(), None);
         let said = ask.all_answered().unwrap_err().to_string();
         assert!(said.contains("--b\n  --c\n  --d") && !said.contains("--a"), "{said}");
 
         let mut yes = Questions { terminal: false, yes: true, missing: Vec::new() };
         assert_eq!(yes.text(question("--b", None, Some("y")), plain).unwrap().unwrap(), "y");
-        assert_eq!(yes.decide("--c", "?", None, false).unwrap(), Some(true));
+        assert_eq!(yes.decide("--c", "?", None).unwrap(), Some(false));
+        assert_eq!(yes.confirm("--e", "?", false).unwrap(), Some(true));
         assert_eq!(yes.vouch("--d", "?").unwrap(), None, "--yes vouches for no certificate");
     }
 }

@@ -144,8 +144,8 @@ impl Places {
              # in the policies. Relative paths are meant from this file's folder. Written by\n\
              # `spot init`.\n\n\
              # Every host with its own address, and the SHA-256 fingerprint of its certificate as\n\
-             # `pvenode cert info` shows it. PVE renews certificates about every two years; then a\n\
-             # second pin belongs here. Instead of pins: `ca: pve-root-ca.pem`, copied from\n\
+             # `pvenode cert info` shows it. PVE renews certificates about every two years; then\n\
+             # a second pin belongs here. Instead of pins: `ca: pve-root-ca.pem`, copied from\n\
              # /etc/pve.\nhosts:\n",
             quoted_comment(&draft.cluster)
         );
@@ -235,14 +235,18 @@ fn policy(draft: &Draft) -> String {
 }
 
 fn of_host(host: &HostDraft) -> String {
-    let votes = host.votes.map(|votes| format!(", votes: {votes}")).unwrap_or_default();
+    let votes = match host.votes {
+        Some(1) => " (1 vote)".to_owned(),
+        Some(votes) => format!(" ({votes} votes)"),
+        None => String::new(),
+    };
     let note = match (host.tier, host.online) {
         (Tier::Low, _) => "always on: spot never powers it off",
         (Tier::Medium | Tier::High, true) => "it was on when this was written",
         (Tier::Medium | Tier::High, false) => "it was off when this was written",
     };
     let mut out =
-        format!("  {}:                  # {note}{votes}\n    tier: {}\n", host.name, host.tier);
+        format!("  {}:                      # {note}{votes}\n    tier: {}\n", host.name, host.tier);
     match (host.tier, host.macs.as_slice()) {
         (Tier::Low, _) => {}
         (Tier::Medium | Tier::High, []) => {
