@@ -47,8 +47,13 @@ for word in $user $token $states $nodes; do
     case $word in *[!A-Za-z0-9@._-]*) usage "\`$word\` is no name of PVE's" ;; esac
 done
 
-do_it() {
-    if [ -n "$print" ]; then echo "$*"; else "$@"; fi
+# The quotes keep an interactive shell from reading the `!`.
+allow() {
+    if [ -n "$print" ]; then
+        echo "pveum acl modify $1 --roles $2 $3 '$4'"
+    else
+        pveum acl modify "$1" --roles "$2" "$3" "$4"
+    fi
 }
 
 # What is there already is set anew; what is not is made.
@@ -62,8 +67,8 @@ role() {
 
 # The token has the intersection of its own rights and its user's, so both get each role.
 grant() {
-    do_it pveum acl modify "$1" --roles "$2" --users "$user"
-    do_it pveum acl modify "$1" --roles "$2" --tokens "$user!$token"
+    allow "$1" "$2" --users "$user"
+    allow "$1" "$2" --tokens "$user!$token"
 }
 
 role SpotAudit Sys.Audit,Datastore.Audit

@@ -10,6 +10,7 @@ pub mod backup;
 pub mod guest;
 pub mod host;
 pub mod quorum;
+pub mod rights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -202,6 +203,8 @@ pub enum DeviceLink {
 /// here.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Permissions {
+    /// `user@realm!name`: whose rights these are.
+    pub token: String,
     pub by_path: BTreeMap<String, BTreeMap<String, bool>>,
 }
 

@@ -15,6 +15,7 @@ mod housing;
 mod pacing;
 pub mod placement;
 mod resting;
+mod rights;
 pub mod schedule;
 #[cfg(test)]
 mod tests;
@@ -153,6 +154,7 @@ pub fn plan(policy: &Policy, seen: &Observation, ledger: &Ledger, now: Moment) -
     let mut plan = Plan::default();
     ask_votes(&scene, &mut plan);
     ask_backups(&scene, &mut plan);
+    rights::ask(&scene, &mut plan);
     stand(&scene, &mut plan);
     tell_doubts(&scene, &mut plan);
     for host in scene.by_tier() {

@@ -351,7 +351,10 @@ impl<T: Transport, W: Waker, C: Clock> Site for Live<T, W, C> {
         {
             let mut board = self.core.board.borrow_mut();
             board.listener = Some(listener);
-            board.answers.retain(|_, stamped| began.since(stamped.asked) <= FORGET_AFTER);
+            // Rights change by their owner's hand alone; whoever judges by them looks at their age.
+            board.answers.retain(|question, stamped| {
+                *question == Question::Permissions || began.since(stamped.asked) <= FORGET_AFTER
+            });
         }
         self.begin_look();
         for question in questions.iter().filter(|question| !after_look(question)) {

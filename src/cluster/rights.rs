@@ -184,16 +184,19 @@ fn role_for<'a>(path: &'a str, privilege: &str) -> (&'static str, &'a str) {
         // A right on one guest is better granted for all, or the next guest is missing it again.
         Some("vms") => On::Guests,
         Some("nodes") => On::Sleepers,
-        Some("storage") => On::States,
+        Some("storage") if path != "/storage" => On::States,
         Some(_) | None => On::Everything,
     };
-    let at = if on == On::Guests { "/vms" } else { path };
+    let at = match path {
+        // Seeing storages is granted at the top, unless an entry below took it away.
+        "/storage" => "/",
+        _ if on == On::Guests => "/vms",
+        _ => path,
+    };
     let holds = |role: &&Role| role.privileges.iter().any(|(name, _)| *name == privilege);
     let fits = ROLES.iter().filter(holds);
     let role = fits.clone().find(|role| role.on == on).or_else(|| fits.clone().next());
     match role {
-        // Seeing storages is granted at the top, unless an entry below took it away.
-        Some(role) if role.on == On::Everything && path == "/storage" => (role.name, "/"),
         Some(role) => (role.name, at),
         None => ("SpotAudit", at),
     }
@@ -267,12 +270,20 @@ mod tests {
     #[test]
     fn a_right_names_its_role_its_path_and_its_line() {
         for (path, privilege, line) in [
-            ("/vms/100", "VM.Migrate", "acl modify /vms --roles SpotGuest --tokens 'spot@pve!spot'"),
+            (
+                "/vms/100",
+                "VM.Migrate",
+                "acl modify /vms --roles SpotGuest --tokens 'spot@pve!spot'",
+            ),
             ("/nodes/pve3", "Sys.PowerMgmt", "acl modify /nodes/pve3 --roles SpotNode"),
             ("/nodes/pve1", "Sys.Audit", "acl modify /nodes/pve1 --roles SpotNode"),
             ("/", "Sys.Audit", "acl modify / --roles SpotAudit"),
             ("/storage", "Datastore.Audit", "acl modify / --roles SpotAudit"),
-            ("/storage/nas", "Datastore.AllocateSpace", "acl modify /storage/nas --roles SpotStore"),
+            (
+                "/storage/nas",
+                "Datastore.AllocateSpace",
+                "acl modify /storage/nas --roles SpotStore",
+            ),
             ("/vms/100", "VM.Config.Disk", "acl modify /vms --roles SpotHibernate"),
             ("/pool/lab", "Pool.Audit", "acl modify /pool/lab --roles SpotAudit"),
         ] {

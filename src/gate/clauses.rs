@@ -529,9 +529,7 @@ pub(super) fn sees_every_guest(case: &Case<'_>) -> Finding {
     match permissions.blind_spots().first() {
         Some(path) => refuse(
             format!("our token lacks VM.Audit on {path}, so guests may hide there"),
-            format!(
-                "pveum acl modify {path} --tokens 'USER@REALM!TOKEN' --roles ROLE, with VM.Audit in ROLE (and the same for --users where the token is not privilege-separated)"
-            ),
+            crate::cluster::rights::grant(&permissions.token, path, "VM.Audit"),
         ),
         None => Finding::Content,
     }

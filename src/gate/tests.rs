@@ -90,7 +90,10 @@ fn home(request: Request) -> World {
         seen.answers.insert(Question::Device(host(name)), stamp(link));
     }
     let everything = BTreeMap::from([("VM.Audit".to_owned(), true)]);
-    let permissions = Permissions { by_path: BTreeMap::from([("/vms".to_owned(), everything)]) };
+    let permissions = Permissions {
+        token: "spot@pve!spot".into(),
+        by_path: BTreeMap::from([("/vms".to_owned(), everything)]),
+    };
     seen.answers.insert(Question::Permissions, stamp(Answer::Permissions(permissions)));
     let stopped =
         LiveGuest { kind: GuestKind::Vm, status: RunState::Stopped, lock: None, template: false };
@@ -261,6 +264,7 @@ fn dangers() -> Vec<(&'static str, World)> {
     let live =
         LiveGuest { kind: GuestKind::Vm, status: RunState::Running, lock: None, template: false };
     let blind = Permissions {
+        token: "spot@pve!spot".into(),
         by_path: BTreeMap::from([(
             "/vms".to_owned(),
             BTreeMap::from([("VM.Audit".to_owned(), false)]),

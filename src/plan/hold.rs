@@ -249,6 +249,13 @@ pub enum Hold {
     RescueTold {
         host: HostName,
     },
+    /// Our token may not do what this home needs.
+    RightMissing {
+        privilege: &'static str,
+        path: String,
+        what_for: &'static str,
+        grant: String,
+    },
     /// The gate said no.
     Gate {
         code: &'static str,
@@ -326,6 +333,7 @@ impl Hold {
             Hold::RescueImpossible { .. } => "rescue_impossible",
             Hold::NeverTogether { .. } => "never_together",
             Hold::RescueTold { .. } => "rescue_told",
+            Hold::RightMissing { .. } => "right_missing",
             Hold::Gate { code, .. } => code,
         }
     }
@@ -359,6 +367,7 @@ impl Hold {
             Hold::GuestWaits { host, .. } | Hold::Gate { host, .. } => host.as_ref(),
             Hold::Unseen { .. }
             | Hold::ClockUnsure
+            | Hold::RightMissing { .. }
             | Hold::RescueImpossible { .. }
             | Hold::NeverTogether { .. } => None,
         }
@@ -395,6 +404,7 @@ impl Hold {
             | Hold::ConfigRose { .. }
             | Hold::RescueImpossible { .. }
             | Hold::NeverTogether { .. }
+            | Hold::RightMissing { .. }
             | Hold::RescueTold { .. } => None,
         }
     }
@@ -430,6 +440,7 @@ impl Hold {
             | Hold::RescueImpossible { .. }
             | Hold::NeverTogether { .. }
             | Hold::RescueTold { .. }
+            | Hold::RightMissing { .. }
             | Hold::Gate { .. } => None,
         }
     }
@@ -527,6 +538,7 @@ impl Hold {
                 "give the cluster a QDevice, or let a window keep one of them awake; `spot quorum` shows who may be off together".into()
             }
             Hold::RescueTold { host } => format!("spot up {host}, or `quorum: {{rescue: wake}}`"),
+            Hold::RightMissing { grant, .. } => grant.clone(),
             Hold::Gate { remedy, .. } => remedy.clone(),
         }
     }
@@ -617,6 +629,9 @@ impl fmt::Display for Hold {
             Hold::NeverTogether { sentence } => f.write_str(sentence),
             Hold::RescueTold { host } => {
                 write!(f, "the cluster has too few spare votes; {host}'s would help")
+            }
+            Hold::RightMissing { privilege, path, what_for, .. } => {
+                write!(f, "our token lacks {privilege} on {path}, which is needed {what_for}")
             }
             Hold::Gate { sentence, .. } => f.write_str(sentence),
         }

@@ -217,7 +217,7 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
     async fn permissions(&mut self) -> Result<Answer, String> {
         let host = self.anybody()?;
         let by_path = self.at(&host, self.core.client.permissions(&host)).await.map_err(told)?;
-        Ok(Answer::Permissions(Permissions { by_path }))
+        Ok(Answer::Permissions(Permissions { token: self.core.endpoints().token.clone(), by_path }))
     }
 
     async fn configured_votes(&mut self) -> Result<Answer, String> {

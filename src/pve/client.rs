@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::wire;
-use crate::cluster::{DeviceLink, HostName, Mac};
+use crate::cluster::{DeviceLink, HostName, Mac, rights};
 use crate::request::Answered;
 use crate::site::{Call, Fault, Method, Reply, Transport};
 
@@ -292,19 +292,8 @@ fn forbidden(to: &HostName, token: &str, text: &str) -> String {
         return format!("{to} does not let the token {token} do this: {text}");
     };
     let (path, right) = (path.trim(), right.trim());
-    // A right on one guest is better granted for all, or the next guest is missing it again.
-    let grant = if path.starts_with("/vms/") { "/vms" } else { path };
-    let role = match right.split('.').next() {
-        Some("VM") => "SpotGuest",
-        Some("Sys") if right == "Sys.PowerMgmt" => "SpotNode",
-        Some(_) | None => "SpotAudit",
-    };
-    let user = token.split_once('!').map_or(token, |(user, _)| user);
-    format!(
-        "the token {token} lacks {right} on {path}: put it into a role (`pveum role modify {role} \
-         --append --privs {right}`) and grant it with `pveum acl modify {grant} --roles {role} \
-         --tokens '{token}'`, and the same with `--users {user}`"
-    )
+    let grant = rights::grant(token, path, right);
+    format!("the token {token} lacks {right} on {path}: {grant}")
 }
 
 #[cfg(test)]

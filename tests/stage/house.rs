@@ -129,6 +129,15 @@ impl Played {
         Err(format!("the last turns still change something: {}", self.unrest.join("; ")))
     }
 
+    /// What holds at the end: each sentence and its remedy.
+    pub fn holds(&self) -> Vec<(String, String)> {
+        let holds = self.status.iter().flat_map(|status| {
+            let hosts = status.hosts.iter().flat_map(|host| &host.holds);
+            status.holds.iter().chain(hosts)
+        });
+        holds.map(|hold| (hold.sentence.clone(), hold.remedy.clone())).collect()
+    }
+
     /// What is wanted, not done, and without a word why.
     pub fn left_undone(&self) -> Vec<String> {
         let Some(status) = &self.status else { return Vec::new() };
@@ -322,7 +331,7 @@ impl House {
             Endpoints {
                 hosts: world.hosts().map(endpoint).collect::<BTreeMap<_, _>>(),
                 prefer: vec!["host1".into()],
-                token: spot::pretend::rights::DEFAULT_TOKEN.into(),
+                token: world.first_token().expect("a token").0.to_owned(),
             }
         };
         let transport = Counted {
