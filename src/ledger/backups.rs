@@ -145,3 +145,87 @@ impl Backups {
         due.chain(running).collect()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(time: &str) -> Timestamp {
+        format!("2026-11-24T{time}:00Z").parse().expect("an instant")
+    }
+
+    fn job(id: &str, storage: &str, next: &str) -> BackupJob {
+        BackupJob {
+            id: id.into(),
+            storage: Some(storage.into()),
+            schedule: String::new(),
+            node: None,
+            enabled: true,
+            next_run: Some(at(next)),
+        }
+    }
+
+    fn backup(started: &str) -> TaskSeen {
+        TaskSeen {
+            upid: format!("UPID:{started}"),
+            host: "host1".into(),
+            kind: "vzdump".into(),
+            id: String::new(),
+            user: "root@pam".into(),
+            started: at(started),
+            ended: None,
+        }
+    }
+
+    fn watched() -> Backups {
+        let mut backups = Backups::default();
+        backups.listed(at("00:00"), &[job("a", "pbs", "02:00"), job("b", "nas", "04:00")]);
+        backups
+    }
+
+    /// `pbs due 02:00`, `pbs runs 02:00`.
+    fn told(backups: &Backups, now: &str) -> Vec<String> {
+        let time = |at: Timestamp| at.strftime("%H:%M").to_string();
+        let tell = |run: BackupRun| match run.stage {
+            BackupStage::Due(at) => format!("{} due {}", run.storage, time(at)),
+            BackupStage::Running { since } => format!("{} runs {}", run.storage, time(since)),
+            BackupStage::Ended { .. } => format!("{} is over", run.storage),
+        };
+        backups.runs(at(now)).into_iter().map(tell).collect()
+    }
+
+    #[test]
+    fn a_backup_counts_for_the_storages_whose_jobs_were_due() {
+        let backups = watched();
+        for (started, storages) in
+            [("02:01", &["pbs"][..]), ("01:50", &[]), ("02:11", &[]), ("04:10", &["nas"])]
+        {
+            let found: Vec<String> = backups.storages_of(&backup(started)).into_iter().collect();
+            assert_eq!(found, storages, "{started}");
+        }
+        let mut anew = backups;
+        anew.unwatched();
+        anew.listed(at("03:00"), &[job("a", "pbs", "12:00"), job("b", "nas", "04:00")]);
+        let both: BTreeSet<String> = ["nas".to_owned(), "pbs".to_owned()].into();
+        assert_eq!(anew.storages_of(&backup("02:40")), both, "it began while nobody watched");
+    }
+
+    #[test]
+    fn a_run_is_due_until_it_began_and_runs_until_it_is_over() {
+        let mut backups = watched();
+        assert_eq!(told(&backups, "01:00"), ["pbs due 02:00", "nas due 04:00"]);
+        let task = backup("02:01");
+        let (host, storages) = (task.host.clone(), backups.storages_of(&task));
+        backups.began(&task.upid, RunningBackup { host, started: task.started, storages });
+        // The other hosts may be a little later.
+        assert_eq!(told(&backups, "02:02"), ["pbs due 02:00", "nas due 04:00", "pbs runs 02:00"]);
+        // PVE's list has gone on to tomorrow: what runs is remembered.
+        backups.listed(at("02:05"), &[job("a", "pbs", "23:00"), job("b", "nas", "04:00")]);
+        assert_eq!(told(&backups, "03:00"), ["nas due 04:00", "pbs due 23:00", "pbs runs 02:00"]);
+        backups.over(&task.upid);
+        assert_eq!(told(&backups, "03:30"), ["nas due 04:00", "pbs due 23:00"]);
+        // A job that is put off or taken away is due no longer.
+        backups.listed(at("03:40"), &[job("a", "pbs", "22:00")]);
+        assert_eq!(told(&backups, "03:45"), ["pbs due 22:00"]);
+    }
+}

@@ -207,4 +207,73 @@ mod tests {
     fn a_policy_without_windows_has_no_agenda() {
         assert_eq!(told(&[], "2026-11-23T09:00:00Z", 24), "");
     }
+
+    const HOME: &str = r#"
+timezone: UTC
+hosts:
+  host1: { tier: low }
+  host2: { tier: medium, mac: "a8:a1:59:00:00:02", quiet: [{ from: "0 19 * * *", for: 2h }] }
+  host3: { tier: high, mac: "a8:a1:59:00:00:03" }
+policies:
+  - { name: z-late, hosts: [host3, host2], run: [{ from: "0 20 * * *", for: 1h }] }
+  - { name: a-late, hosts: [host3], run: [{ from: "0 20 * * *", for: 2h }] }
+  - name: nightly
+    hosts: [host2]
+    run: [{ from: "0 2 * * *", for: 1h }]
+    for_backups: { storage: pbs, before: 10m }
+"#;
+
+    fn shown_windows(backups: &[BackupRun], from: &str, days: u32) -> Vec<String> {
+        let policy = crate::policy::text::must_read(HOME);
+        let from = from.parse().expect("an instant");
+        let agenda = Agenda::of(&policy, backups, None, from, days);
+        let time = |at: Timestamp| at.strftime("%dT%H:%M").to_string();
+        let tell = |one: &WindowShown| {
+            let closes = one.closes.map_or("?".into(), time);
+            format!("{} {} {}-{closes}", one.host, one.policy, time(one.opens))
+        };
+        agenda.windows.iter().map(tell).collect()
+    }
+
+    fn due(storage: &str, at: &str) -> BackupRun {
+        let stage = crate::cluster::BackupStage::Due(at.parse().expect("an instant"));
+        BackupRun { storage: storage.into(), stage }
+    }
+
+    #[test]
+    fn windows_come_by_opening_host_and_policy_and_quiet_removes_none() {
+        // Inside the last ones, and ending where the next ones open.
+        assert_eq!(
+            shown_windows(&[], "2026-11-23T20:30:00Z", 1),
+            [
+                "host2 z-late 23T20:00-23T21:00",
+                "host3 a-late 23T20:00-23T22:00",
+                "host3 z-late 23T20:00-23T21:00",
+                "host2 nightly 24T02:00-24T03:00",
+                "host2 z-late 24T20:00-24T21:00",
+                "host3 a-late 24T20:00-24T22:00",
+                "host3 z-late 24T20:00-24T21:00",
+            ]
+        );
+        assert_eq!(shown_windows(&[], "2026-11-22T22:00:00Z", 1).len(), 4, "a-late is over");
+    }
+
+    #[test]
+    fn a_backup_opens_a_window_whose_close_nobody_knows() {
+        let nightly = |backups: &[BackupRun]| -> Vec<String> {
+            let shown = shown_windows(backups, "2026-11-23T21:00:00Z", 1);
+            shown.into_iter().filter(|one| one.contains("nightly")).collect()
+        };
+        let apart = [due("pbs", "2026-11-24T01:30:00Z"), due("nas", "2026-11-24T05:00:00Z")];
+        assert_eq!(
+            nightly(&apart),
+            ["host2 nightly 24T01:20-?", "host2 nightly 24T02:00-24T03:00"]
+        );
+        let inside = [due("pbs", "2026-11-24T02:30:00Z")];
+        assert_eq!(nightly(&inside), ["host2 nightly 24T02:00-?"]);
+        let touching = [due("pbs", "2026-11-24T03:10:00Z")];
+        assert_eq!(nightly(&touching), ["host2 nightly 24T02:00-?"]);
+        let beyond = [due("pbs", "2026-11-25T05:00:00Z")];
+        assert_eq!(nightly(&beyond), ["host2 nightly 24T02:00-24T03:00"]);
+    }
 }
