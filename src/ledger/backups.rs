@@ -174,6 +174,7 @@ mod tests {
             user: "root@pam".into(),
             started: at(started),
             ended: None,
+            ended_at: None,
         }
     }
 
