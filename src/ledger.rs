@@ -953,4 +953,99 @@ mod tests {
         let votes = [("host1".into(), 3)].into();
         assert!(noticed.contains(&Entry::VotesSeen { version: 4, votes }), "{noticed:?}");
     }
+
+    /// A look in which host3 is absent.
+    fn absent(seconds: i64, quorate: bool) -> crate::cluster::Observation {
+        use crate::cluster::{HostSeen, Moment, Observation, Reported};
+        let monotonic = Duration::from_secs(seconds.unsigned_abs());
+        let mut seen = Observation::blank(Moment { civil: at(seconds.unsigned_abs()), monotonic });
+        (seen.quorate, seen.config_version) = (Some(quorate), Some(4));
+        let look = HostSeen {
+            node: "host3".into(),
+            member: Some(false),
+            listed: true,
+            addressed: true,
+            reported: Reported::Offline,
+            uptime_seconds: None,
+            memory: None,
+            cpu: None,
+            power: None,
+        };
+        seen.hosts.insert("host3".into(), look);
+        seen
+    }
+
+    fn leavings(entries: &[Entry]) -> Vec<Leaving> {
+        let leaving = |entry: &Entry| match entry {
+            Entry::HostLeft { leaving, .. } => Some(*leaving),
+            _ => None,
+        };
+        entries.iter().filter_map(leaving).collect()
+    }
+
+    /// host3 is ready, and its power-off is in flight.
+    fn asked_to_stop() -> Ledger {
+        let request = Request::PowerOff { host: "host3".into() };
+        let answer = Answered::Accepted { task: None };
+        let events = [
+            Event::Intended { request_id: 1, request, at: at(10), by_configured_votes: false },
+            Event::Answered { request_id: 1, answer },
+        ];
+        let purpose = Move::Rest("host3".into());
+        let mut entries = vec![(0, came(false))];
+        let host = || HostName::from("host3");
+        entries.push((1, Entry::HostAnswered { host: host(), uptime_seconds: 60 }));
+        entries.push((2, Entry::HostReady { host: host(), boot_seconds: None }));
+        entries.push((10, Entry::Begun { id: 1, purpose, because: String::new() }));
+        entries.extend(events.map(|event| (10, Entry::Progress { id: 1, event })));
+        after(&entries)
+    }
+
+    #[test]
+    fn a_view_without_quorum_shows_no_orderly_leave() {
+        let mut ledger = asked_to_stop();
+        assert!(ledger.host(&"host3".into()).ready.is_some());
+        let noticed = notice(&ledger, &absent(20, false));
+        assert_eq!(leavings(&noticed), [Leaving::Vanished]);
+        for entry in &noticed {
+            ledger.take(at(20), entry).unwrap();
+        }
+        // It may be up on the other side of a partition: the stop stays under way.
+        assert_eq!(ledger.in_flight().count(), 1, "{noticed:?}");
+        assert_eq!(ledger.host(&"host3".into()).presence, Presence::Missing);
+        // Whoever wakes it now waits for a host that is ready again.
+        let mut waking = ledger.clone();
+        let purpose = Move::Wake("host3".into());
+        waking.take(at(21), &Entry::Begun { id: 2, purpose, because: String::new() }).unwrap();
+        assert_eq!(notice(&waking, &absent(22, false)), []);
+        // The majority sees it gone: it went as we asked.
+        let noticed = notice(&ledger, &absent(30, true));
+        assert_eq!(leavings(&noticed), [Leaving::Ours]);
+        for entry in &noticed {
+            ledger.take(at(30), entry).unwrap();
+        }
+        assert_eq!(ledger.in_flight().count(), 0);
+        assert_eq!(ledger.host(&"host3".into()).presence, Presence::Resting);
+        assert_eq!(notice(&ledger, &absent(40, true)), []);
+    }
+
+    #[test]
+    fn a_shutdown_by_hand_seen_without_quorum_is_no_orderly_leave() {
+        let ledger = after(&[(0, came(false))]);
+        let stopall = crate::cluster::TaskSeen {
+            upid: "UPID:host3:1".into(),
+            host: "host3".into(),
+            kind: "stopall".into(),
+            id: String::new(),
+            user: "root@pam".into(),
+            started: at(15),
+            ended: None,
+            ended_at: None,
+        };
+        for (quorate, expected) in [(true, Leaving::Others), (false, Leaving::Vanished)] {
+            let mut seen = absent(20, quorate);
+            seen.tasks.push(stopall.clone());
+            assert_eq!(leavings(&notice(&ledger, &seen)), [expected]);
+        }
+    }
 }

@@ -236,8 +236,32 @@ impl Changes<'_> {
             (Some(true), Presence::Unseen) => self.came(host, look, true),
             (Some(true), Presence::Resting | Presence::Missing) => self.came(host, look, false),
             (Some(false), Presence::Awake | Presence::Unseen) => self.left(host),
+            // What a view without quorum left open: it went on our word.
+            (Some(false), Presence::Missing) if self.quorate() && self.stopping(host) => {
+                let (host, leaving, seconds) = (host.clone(), Leaving::Ours, None);
+                let config_version = self.seen.config_version;
+                self.note(Entry::HostLeft { host, leaving, config_version, seconds });
+            }
             (Some(false), Presence::Resting | Presence::Missing) => {}
         }
+    }
+
+    /// Whether whoever shows this is one with the majority. Cut off from the others, a host sees
+    /// everybody gone, and all of them may well be up.
+    fn quorate(&self) -> bool {
+        self.seen.quorate == Some(true)
+    }
+
+    /// Whether a power-off of ours is in flight for it.
+    fn stopping(&self, host: &HostName) -> bool {
+        self.ledger.in_flight().any(|(_, _, asked)| match &asked.request {
+            Request::PowerOff { host: stopping } => stopping == host,
+            Request::Wake { .. }
+            | Request::Migrate { .. }
+            | Request::Hibernate { .. }
+            | Request::ShutDownGuest { .. }
+            | Request::StartGuest { .. } => false,
+        })
     }
 
     /// Whether times of now and times remembered can be compared.
@@ -258,11 +282,14 @@ impl Changes<'_> {
         let record = self.ledger.host(host);
         let leaving = match (record.presence, record.power_off_asked) {
             (Presence::Unseen, _) => Leaving::BeforeFirstLook,
+            // In order is only what the majority saw: until then it counts as missing.
+            _ if !self.quorate() => Leaving::Vanished,
             (_, Some(_)) => Leaving::Ours,
             (_, None) if left_in_order(host, &record, &self.seen.tasks) => Leaving::Others,
             (_, None) => Leaving::Vanished,
         };
-        let seconds = record.power_off_asked.map(|asked| whole_seconds(self.at, asked));
+        let ours = record.power_off_asked.filter(|_| leaving == Leaving::Ours);
+        let seconds = ours.map(|asked| whole_seconds(self.at, asked));
         let config_version = self.seen.config_version;
         self.note(Entry::HostLeft { host: host.clone(), leaving, config_version, seconds });
     }
@@ -604,7 +631,11 @@ fn power_off_outcome(
 ) -> Option<Outcome> {
     let record = ledger.host(host);
     match record.presence {
-        Presence::Resting | Presence::Missing => return Some(Outcome::Effective),
+        // Without quorum it may be up on the other side: its stop is under way until the majority
+        // has seen it gone.
+        Presence::Resting | Presence::Missing => {
+            return (seen.quorate == Some(true)).then_some(Outcome::Effective);
+        }
         // It came up again after our request: that stop is over.
         Presence::Awake if record.since.is_some_and(|since| since > asked.asked) => {
             return Some(Outcome::Effective);

@@ -531,7 +531,7 @@ impl Hold {
                 "look at {host}: it left without a shutdown; switch it on, or spot up {host}"
             ),
             Hold::ConfigRose { host, .. } => format!(
-                "before {host} joins, copy /etc/pve/corosync.conf of a member over its /etc/corosync/corosync.conf"
+                "when {host} is up, at its console: `scp MEMBER:/etc/pve/corosync.conf /etc/corosync/corosync.conf && systemctl restart corosync`, with a member's name"
             ),
             Hold::RescueImpossible { .. } => "switch a host on by hand".into(),
             Hold::NeverTogether { .. } => {
