@@ -240,7 +240,7 @@ impl<'a> View<'a> {
             sets: listed,
             forbidden: forbidden.into_iter().map(|set| set.into_iter().collect()).collect(),
             forbidden_all,
-            lost_with: self.foresight.as_ref().map(|now| failures(now)),
+            lost_with: self.foresight.as_ref().map(failures),
             off,
             gaps: self.gaps,
         })

@@ -161,9 +161,9 @@ pub fn tally(
     Tally { remaining, credit, needed, no_credit_because }
 }
 
-/// last_man_standing and allow_downscale set the expected votes to the number of *members*, which is
-/// more than their votes where some have none: of 1/0/0 the one vote that is a majority of all then
-/// stands against a quorum of 2.
+/// last_man_standing and allow_downscale set the expected votes to the number of *members*, which
+/// is more than their votes where some have none: of 1/0/0 the one vote that is a majority of all
+/// then stands against a quorum of 2.
 fn counted_by_heads(view: &Evidence) -> u32 {
     let by_heads = ["LastManStanding", "AllowDownscale"];
     match by_heads.iter().any(|flag| view.flags.contains(*flag)) {

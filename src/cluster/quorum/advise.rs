@@ -254,7 +254,7 @@ fn by_votes(conf: &Conf, awake: &[BTreeSet<HostName>], spare: u32) -> Option<Cha
             }
         }
     }
-    // Or from nothing: one vote for everybody, and as many for one of those always awake as it takes.
+    // Or from nothing: one vote for everybody, and for one of them as many as it takes.
     if best.is_none() {
         for at in 0..base.len() {
             let mut tried = vec![1; base.len()];
@@ -344,8 +344,8 @@ fn warnings(conf: &Conf, home: &Home) -> Vec<Warning> {
             warn(
                 "device-votes-unset",
                 "The QDevice's votes are unset: with ffsplit it then never votes, and with uneven \
-                 votes no corosync that starts afterwards comes up (it exits with status 20). Write \
-                 `votes: 1` for ffsplit, one less than the hosts for lms.",
+                 votes no corosync that starts afterwards comes up (it exits with status 20). \
+                 Write `votes: 1` for ffsplit, one less than the hosts for lms.",
             );
         }
         if let Some(place) = &home.server_inside {

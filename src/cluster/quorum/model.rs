@@ -4,6 +4,8 @@
 //! the order of their ids, the QDevice's daemons ask their server, and then everybody settles. What
 //! comes out is what `corosync-quorumtool` shows on each. The order within one ring is the one
 //! thing that real time decides; where it matters, real clusters differ among themselves as well.
+//! Two such races are known: whose daemon first reaches an lms server that comes back while the
+//! network is split, and which ffsplit daemons start before they see a host of other votes.
 //!
 //! **Does not know:** wishes, files, how long real corosync takes to notice anything.
 
