@@ -662,3 +662,4 @@ fn the_last_minutes_of_a_host_that_is_off_are_read_as_recorded() {
 }
 
 mod pretended;
+mod spoiled;
