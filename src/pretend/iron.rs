@@ -87,7 +87,16 @@ pub trait Iron: Send {
     fn advance_to(&mut self, at: Timestamp);
     /// The configuration's version as `host` has it.
     fn config_version(&self, host: &HostName) -> u64;
-    fn copy(&self) -> Box<dyn Iron>;
+    /// What `corosync-quorumtool` with these options prints on `host`, where there is a tool (`-l` is
+    /// all of `pvecm nodes`, `-siH` nearly all of `pvecm status`); elsewhere the report is written
+    /// from the [`View`].
+    fn tool_text(&self, _host: &HostName, _options: &str) -> Option<String> {
+        None
+    }
+    /// corosync.conf as `host` shows it, where there is a file.
+    fn conf_text(&self, _host: &HostName) -> Option<String> {
+        None
+    }
 }
 
 /// A QDevice as configured.
@@ -435,10 +444,6 @@ impl Iron for Arithmetic {
 
     fn config_version(&self, host: &HostName) -> u64 {
         self.hosts[host].config_version
-    }
-
-    fn copy(&self) -> Box<dyn Iron> {
-        Box::new(self.clone())
     }
 }
 

@@ -181,15 +181,17 @@ fn cluster(out: &mut String, world: &World, at: &HostName) {
     let address = |member: &Member| world.hosts[&member.host].address.clone() + local(member);
     let plain = |number: u32| format!("{number:>10}");
     let hexadecimal = |number: u32| format!("0x{number:08x}");
-    let nodes = format!("\n{}", membership(&view, plain, node));
+    let nodes = world
+        .iron
+        .tool_text(at, "-l")
+        .unwrap_or_else(|| format!("\n{}", membership(&view, plain, node)));
     command(out, "pvecm nodes", &nodes);
-    let status = format!(
-        "{}{}{}{}",
-        cluster_information(world, at),
-        quorum_information(world, at, &view),
-        votequorum_information(&view),
-        membership(&view, hexadecimal, address),
-    );
+    let tool = world.iron.tool_text(at, "-siH").unwrap_or_else(|| {
+        quorum_information(world, at, &view)
+            + &votequorum_information(&view)
+            + &membership(&view, hexadecimal, address)
+    });
+    let status = cluster_information(world, at) + tool.trim_start();
     command(out, "pvecm status", &status);
     command(out, "cat /etc/pve/corosync.conf 2>/dev/null", &corosync_conf(world, at));
     let quorum = if view.quorate {
@@ -268,6 +270,9 @@ fn membership(
 }
 
 fn corosync_conf(world: &World, at: &HostName) -> String {
+    if let Some(text) = world.iron.conf_text(at) {
+        return text;
+    }
     let mut out = "logging {\n  debug: off\n  to_syslog: yes\n}\n\nnodelist {\n".to_owned();
     for host in world.hosts() {
         let _ = write!(
