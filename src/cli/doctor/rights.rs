@@ -1,11 +1,12 @@
 //! What the token may do: each right that is missing, by path, with the lines that grant it; and
 //! those it has and `spot` never uses.
 //!
-//! **Does not know:** which call of PVE needs which right.
+//! **Does not know:** which right is for what; the table of `cluster::rights` does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Checks, Visit, answer, list};
+use crate::cluster::rights::{Home, Missing, ROLES, Role, grant};
 use crate::cluster::{Answer, Permissions, Question, Tier};
 use crate::policy::Otherwise;
 
@@ -28,106 +29,89 @@ pub(super) fn rights(visit: &Visit<'_>, checks: &mut Checks) {
     }
 }
 
-/// What each path needs, and the lines that grant it.
+/// Each right that is missing, path by path, with what it is for and the lines that grant it.
 fn missing(visit: &Visit<'_>, permissions: &Permissions, checks: &mut Checks) {
-    let mut missing: BTreeMap<String, Vec<&'static str>> = BTreeMap::new();
-    let mut need = |path: String, privilege: &'static str| {
-        if !permissions.allow(&path, privilege) {
-            missing.entry(path).or_default().push(privilege);
-        }
-    };
-    for privilege in ["VM.Audit", "VM.Migrate", "VM.PowerMgmt"] {
-        need("/vms".into(), privilege);
-    }
-    need("/".into(), "Sys.Audit");
-    for (name, look) in visit.seen.hosts.iter().filter(|(_, look)| look.listed) {
-        let path = format!("/nodes/{}", look.node);
-        need(path.clone(), "Sys.Audit");
-        if visit.tier(name).is_some_and(|tier| tier != Tier::Low) {
-            need(path, "Sys.PowerMgmt");
-        }
-    }
-    let hibernates = hibernating(visit);
-    if !hibernates.is_empty() {
-        need("/vms".into(), "VM.Config.Disk");
-        if stores(visit).iter().all(|store| !permissions.allow(store, "Datastore.AllocateSpace")) {
-            need("/storage/STORAGE".into(), "Datastore.AllocateSpace");
-        }
+    let home = home(visit);
+    let mut by_path: BTreeMap<String, Vec<Missing>> = BTreeMap::new();
+    for one in home.missing(permissions) {
+        by_path.entry(one.path.clone()).or_default().push(one);
     }
     for path in permissions.blind_spots() {
-        missing.entry(path).or_insert_with(|| vec!["VM.Audit"]);
+        let what_for = "to see every guest: one that hides keeps its host awake";
+        let hidden = Missing { path: path.clone(), privilege: "VM.Audit", what_for };
+        by_path.entry(path).or_insert_with(|| vec![hidden]);
     }
     let mut by = checks.by("rights", "GET /access/permissions, against what the policies need");
-    if missing.is_empty() {
+    if by_path.is_empty() {
         by.good("our token may do everything spot needs");
     }
-    for (path, privileges) in missing {
-        let needed_for = match privileges.contains(&"Datastore.AllocateSpace") {
-            true => format!(" (to hibernate, as {} says)", list(&hibernates)),
-            false => String::new(),
-        };
+    for (path, missing) in by_path {
+        let names: Vec<&str> = missing.iter().map(|one| one.privilege).collect();
+        let mut uses: Vec<&str> = missing.iter().map(|one| one.what_for).collect();
+        uses.dedup();
         by.fault(
-            format!("our token lacks {} on {path}{needed_for}", privileges.join(" ")),
-            grant(&visit.config.access.token, &path, !hibernates.is_empty()),
+            format!("our token lacks {} on {path} ({})", names.join(" "), uses.join("; ")),
+            lines(&home, &visit.config.access.token, &path, &names),
         );
     }
 }
 
-/// The rules that put guests to sleep on disk, as the policies place them.
-fn hibernating(visit: &Visit<'_>) -> Vec<String> {
-    let rules = visit.policy.into_iter().flat_map(|policy| policy.guest_rules().iter().enumerate());
-    rules
-        .filter(|(_, rule)| matches!(rule.otherwise, Otherwise::Hibernate { .. }))
-        .map(|(at, _)| format!("guests[{at}]"))
-        .collect()
-}
-
-/// Storages a memory image could lie on, as paths; any of them may be the one.
-fn stores(visit: &Visit<'_>) -> BTreeSet<String> {
-    visit.seen.storages.iter().map(|store| format!("/storage/{}", store.name)).collect()
-}
-
-/// The lines that grant what a path needs, all of it: an entry on a deeper path replaces what the
-/// path would inherit, so a role of its own for each kind of path.
-fn grant(token: &str, path: &str, hibernates: bool) -> String {
-    let (role, privileges) = match path.split('/').nth(1) {
-        Some("vms") if hibernates => {
-            ("SpotGuest", "VM.Audit,VM.Migrate,VM.PowerMgmt,VM.Config.Disk")
+/// What this home needs rights for.
+fn home(visit: &Visit<'_>) -> Home {
+    let mut home = Home::default();
+    for (name, look) in visit.seen.hosts.iter().filter(|(_, look)| look.listed) {
+        match visit.tier(name) {
+            Some(Tier::Medium | Tier::High) => home.sleepers.push(look.node.clone()),
+            Some(Tier::Low) | None => home.always_on.push(look.node.clone()),
         }
-        Some("vms") => ("SpotGuest", "VM.Audit,VM.Migrate,VM.PowerMgmt"),
-        Some("nodes") => ("SpotNode", "Sys.Audit,Sys.PowerMgmt"),
-        Some("storage") => ("SpotStore", "Datastore.Audit,Datastore.AllocateSpace"),
-        Some(_) | None => ("SpotAudit", "Sys.Audit,VM.Audit,Datastore.Audit,Pool.Audit"),
-    };
-    let user = token.split('!').next().unwrap_or(token);
-    // `modify` makes no role and `add` changes none, so both: whichever fits does it.
-    format!(
-        "on any host:\n    pveum role modify {role} --privs {privileges} || pveum role add {role} \
-         --privs {privileges}\n    pveum acl modify {path} --roles {role} --users '{user}'\n    \
-         pveum acl modify {path} --roles {role} --tokens '{token}'"
-    )
+    }
+    let hibernates = visit
+        .policy
+        .into_iter()
+        .flat_map(|policy| policy.guest_rules())
+        .any(|rule| matches!(rule.otherwise, Otherwise::Hibernate { .. }));
+    // Any storage that can be seen may be the one that keeps the memory of guests.
+    let stores: BTreeSet<&String> = visit.seen.storages.iter().map(|store| &store.name).collect();
+    home.states = hibernates.then(|| stores.into_iter().cloned().collect());
+    home
 }
 
-/// Everything any feature of spot asks for.
-const USED: [&str; 9] = [
-    "Sys.Audit",
-    "Sys.PowerMgmt",
-    "VM.Audit",
-    "VM.Migrate",
-    "VM.PowerMgmt",
-    "VM.Config.Disk",
-    "Datastore.Audit",
-    "Datastore.AllocateSpace",
-    "Pool.Audit",
-];
+/// The lines that make the roles which hold `missing` and grant them on `path`.
+fn lines(home: &Home, token: &str, path: &str, missing: &[&str]) -> String {
+    let grants = home.grants();
+    let holds = |role: &Role| role.privileges.iter().any(|(name, _)| missing.contains(name));
+    let roles: Vec<&Role> = grants
+        .iter()
+        .filter(|(at, role)| at == path && holds(role))
+        .map(|(_, role)| *role)
+        .collect();
+    if roles.is_empty() {
+        // A path that no role of ours is granted on: somebody's own entry stands there.
+        return grant(token, path, missing.first().copied().unwrap_or_default());
+    }
+    let user = token.split('!').next().unwrap_or(token);
+    let mut out = "on any host (deploy/rights.sh does it for everything at once):".to_owned();
+    for role in roles {
+        let (name, list) = (role.name, role.list());
+        // `modify` makes no role and `add` changes none, so whichever fits does it.
+        out += &format!(
+            "\n    pveum role modify {name} --privs {list} || pveum role add {name} --privs {list}\
+             \n    pveum acl modify {path} --roles {name} --users '{user}'\
+             \n    pveum acl modify {path} --roles {name} --tokens '{token}'"
+        );
+    }
+    out
+}
 
 /// Rights nobody uses, and rights to power off what must never be: PVE's own refusal is the last
 /// line of defence, so it is worth having.
 fn too_many(visit: &Visit<'_>, permissions: &Permissions, checks: &mut Checks) {
     let mut by =
         checks.by("rights_unused", "GET /access/permissions, against all spot ever asks for");
+    let used: BTreeSet<&str> =
+        ROLES.iter().flat_map(|role| role.privileges).map(|(name, _)| *name).collect();
     let all = permissions.by_path.values().flat_map(BTreeMap::keys);
-    let unused: BTreeSet<&String> = all.filter(|one| !USED.contains(&one.as_str())).collect();
+    let unused: BTreeSet<&String> = all.filter(|one| !used.contains(one.as_str())).collect();
     let user = visit.config.access.token.split('!').next().unwrap_or_default();
     if !unused.is_empty() {
         let some: Vec<&str> = unused.iter().take(4).map(|one| one.as_str()).collect();
@@ -138,8 +122,8 @@ fn too_many(visit: &Visit<'_>, permissions: &Permissions, checks: &mut Checks) {
         by.warning(
             format!("our token may also {}{more}, which spot never uses", some.join(", ")),
             format!(
-                "give spot a user of its own instead of {user}: the lines stand in the README and in \
-                 deploy/rights.sh"
+                "give spot a user of its own instead of {user}: deploy/rights.sh makes it, with its \
+                 token and its roles"
             ),
         );
     }
