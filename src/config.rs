@@ -141,7 +141,7 @@ fn credential(name: &str, folder: &Path) -> Result<Secret, String> {
     if let Some(given) = std::env::var_os("CREDENTIALS_DIRECTORY") {
         let path = Path::new(&given).join(name);
         if path.exists() {
-            return secret_of(&path);
+            return guarded(&path, OTHERS);
         }
     }
     let path = folder.join(name);
@@ -178,10 +178,20 @@ fn text_of(path: &Path) -> Result<String, String> {
 
 /// A secret that nobody else can read.
 pub fn secret_of(path: &Path) -> Result<Secret, String> {
+    guarded(path, GROUP_AND_OTHERS)
+}
+
+const GROUP_AND_OTHERS: u32 = 0o077;
+/// systemd lets the service's user read a credential by an access list, whose mask shows where the
+/// group's rights usually stand; the folder is closed to everybody else.
+const OTHERS: u32 = 0o007;
+
+/// A secret in a file that has none of the rights in `closed_to`.
+fn guarded(path: &Path, closed_to: u32) -> Result<Secret, String> {
     let text = text_of(path)?;
     let shown = path.display();
     let mode = std::fs::metadata(path).map(|file| file.permissions().mode()).unwrap_or(0);
-    if mode & 0o077 != 0 {
+    if mode & closed_to != 0 {
         return Err(format!(
             "{shown} holds a secret and others may read it; close it with `chmod 600 {shown}`"
         ));

@@ -182,3 +182,17 @@ fn hosts_are_asked_in_the_order_of_the_file_and_here_first() {
     let urls: Vec<&str> = config.access.doors.values().map(|door| door.url.as_str()).collect();
     assert_eq!(urls, ["https://10.0.0.1:8007", "https://[fd00::2]:8006", "https://10.0.0.9:8006"]);
 }
+
+#[test]
+fn a_credential_of_systemd_may_show_its_access_list_and_a_file_of_ours_may_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("pve-token");
+    std::fs::write(&path, "the-secret").unwrap();
+    for (mode, ours, systemds) in
+        [(0o600, true, true), (0o440, false, true), (0o640, false, true), (0o604, false, false)]
+    {
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        assert_eq!(secret_of(&path).is_ok(), ours, "{mode:o}");
+        assert_eq!(guarded(&path, OTHERS).is_ok(), systemds, "{mode:o}");
+    }
+}
