@@ -346,7 +346,7 @@ fn tiers(
             given: of_host(&args.tiers, name),
             proposal: Some(&proposal.to_string()),
         };
-        // Unanswered, it goes by the proposal, so that what follows from it is told at once as well.
+        // Unanswered, the proposal stands, so that what follows from it is told at once as well.
         let tier = ask.text(question, finding::tier)?.unwrap_or(proposal);
         tiers.insert(name.clone(), tier);
     }
