@@ -52,8 +52,24 @@ fn value_like() -> impl Strategy<Value = String> {
     ]
 }
 
+/// A real server's report with a stretch of it replaced.
+fn report_like() -> impl Strategy<Value = String> {
+    let whole = include_str!("recorded/client/report-8.4-qdevice-alive.txt");
+    let insert = prop_oneof!["\\PC{0,12}", "[0-9]{1,3}", Just(String::new())];
+    (0..whole.len(), 0usize..90, insert).prop_map(move |(start, length, insert)| {
+        let end = (start + length).min(whole.len());
+        let (before, after) = (whole.get(..start), whole.get(end..));
+        format!("{}{insert}{}", before.unwrap_or(whole), after.unwrap_or(""))
+    })
+}
+
 proptest! {
     #![proptest_config(drawn(10_000))]
+    #[test]
+    fn any_text_is_a_report_that_adds_up_or_refused_in_words(text in report_like()) {
+        claims::report(&text);
+    }
+
     #[test]
     fn any_text_is_a_policy_or_refused_in_words(text in pieces()) {
         claims::policy(&text);

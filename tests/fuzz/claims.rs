@@ -79,6 +79,19 @@ pub fn scalars(text: &str) {
     }
 }
 
+/// A host's report is refused in words, or shows votes that fit together.
+pub fn report(text: &str) {
+    match spot::pve::evidence::read(text, "pve1", |node| node.into()) {
+        Err(why) => assert!(!why.is_empty()),
+        Ok(read) => {
+            let counted: u32 = read.members.values().map(|member| member.votes).sum();
+            assert_eq!(read.total, counted + read.device_votes.unwrap_or(0));
+            assert!(read.members.contains_key(&"pve1".into()));
+            assert!(read.quorum > read.expected / 2 || read.flags.contains("2Node"));
+        }
+    }
+}
+
 /// An evening before clocks change in Europe and South America is as good as any.
 fn instant() -> Timestamp {
     Timestamp::from_second(1_835_000_000).expect("an instant of 2028")
