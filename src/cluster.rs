@@ -7,6 +7,7 @@
 //! **Does not know:** that anybody wants anything, how PVE spells its answers, what time it is.
 
 pub mod backup;
+pub mod duty;
 pub mod guest;
 pub mod host;
 pub mod quorum;
@@ -19,7 +20,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 pub use backup::{BackupJob, BackupRun, BackupStage};
-pub use guest::{GuestFacts, GuestKind, GuestSeen, LiveGuest, RunState, Vmid};
+pub use duty::{CephSeen, HaStatus, ReplicationSeen, StorageConfig};
+pub use guest::{
+    Device, GuestFacts, GuestKind, GuestSeen, LiveGuest, LocalVolume, RunState, Vmid, VolumeKind,
+};
 pub use host::{Cpu, HostName, HostSeen, Mac, Memory, Readiness, Reported, Tier, Way};
 pub use quorum::{CorosyncConf, Evidence};
 
@@ -92,6 +96,8 @@ impl TaskSeen {
 pub struct StorageSeen {
     pub host: HostName,
     pub name: String,
+    /// `dir`, `zfspool`, `nfs`, …
+    pub kind: Option<String>,
     pub shared: bool,
     pub available: bool,
     pub free_bytes: Option<u64>,
@@ -141,6 +147,16 @@ pub enum Question {
     WakeAddress(HostName),
     /// Config and migration preconditions of a guest.
     Guest(Vmid),
+    /// Every replication job, asked of every member.
+    Replications,
+    /// The HA manager's own picture, and the shutdown policy.
+    HaStatus,
+    /// Ceph's daemons on a host, and whether Ceph could spare them.
+    Ceph(HostName),
+    /// Storages as they are configured.
+    Storages,
+    /// A check that `spot.yaml` names: is this host in use?
+    Check { host: HostName, check: String },
     /// What became of a task, asked of the host in its UPID.
     Task(String),
     /// Tasks of a host for one guest since an instant: where a lost request is looked for.
@@ -161,6 +177,12 @@ pub enum Answer {
     /// `None`: PVE knows none for this host.
     WakeAddress(Option<Mac>),
     Guest(Box<GuestFacts>),
+    Replications(Vec<ReplicationSeen>),
+    HaStatus(Box<HaStatus>),
+    Ceph(CephSeen),
+    Storages(BTreeMap<String, StorageConfig>),
+    /// Whether it is busy.
+    Check(bool),
     Task(Option<TaskSeen>),
     Tasks(Vec<TaskSeen>),
 }

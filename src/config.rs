@@ -18,6 +18,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::checks::{Asks, Check};
 use crate::cluster::HostName;
 use crate::gate::{Here, Mode};
 use crate::pve::{Access, Endpoint, Endpoints, Secret};
@@ -54,7 +55,7 @@ pub struct Config {
     pub clock_trusted: bool,
     /// Where the page listens; reserved.
     pub page: Option<SocketAddr>,
-    /// Commands that `busy_while` may name; reserved.
+    /// Commands and URLs that `busy_while` may name.
     pub checks: BTreeMap<String, Check>,
     /// Who is told; reserved.
     pub notices: Vec<Notice>,
@@ -62,13 +63,6 @@ pub struct Config {
     pub dead_man: Option<DeadMan>,
     /// Beside `spot.yaml`: where credentials lie without systemd.
     pub credentials: PathBuf,
-}
-
-/// A command whose success means "busy".
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Check {
-    pub run: Vec<String>,
-    pub within: Duration,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -76,6 +76,10 @@ pub struct Bounds {
     /// Hosts that are never powered off: tier low.
     pub never: BTreeSet<HostName>,
     pub frozen: BTreeSet<HostName>,
+    /// Hosts whose owner lets a shutdown interrupt tasks, backups, or leave locked guests behind.
+    pub tasks_ignored: BTreeSet<HostName>,
+    pub backups_ignored: BTreeSet<HostName>,
+    pub locks_ignored: BTreeSet<HostName>,
     /// Hosts a person's own command is about: the only ones touched in rehearse.
     pub commanded: BTreeSet<HostName>,
     pub here: Here,

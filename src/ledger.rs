@@ -280,6 +280,9 @@ pub enum Entry {
         host: Option<HostName>,
         guest: Option<Vmid>,
         sentence: String,
+        /// Told again, for it has held for so long.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_seconds: Option<u64>,
     },
     HoldLifted {
         code: String,
@@ -433,6 +436,13 @@ pub struct HoldKey {
     pub guest: Option<Vmid>,
 }
 
+/// How long a hold has stood, and when it was last told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Standing {
+    pub since: Timestamp,
+    pub told: Timestamp,
+}
+
 /// What all entries add up to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -466,6 +476,9 @@ pub struct Ledger {
     /// Holds told and not yet lifted, with their sentence.
     #[serde(with = "pairs")]
     pub held: BTreeMap<HoldKey, String>,
+    /// Since when each of them stands, and when it was last told.
+    #[serde(with = "pairs")]
+    pub standing: BTreeMap<HoldKey, Standing>,
     /// Commit of the policy in force.
     pub policy: Option<String>,
     pub term: u64,
@@ -712,24 +725,32 @@ impl Ledger {
             }
             Entry::Progress { id, event } => self.progress(at, *id, event)?,
 
-            Entry::Held { code, host, guest, sentence } => {
+            Entry::Held { code, host, guest, sentence, .. } => {
                 let key = HoldKey { code: code.clone(), host: host.clone(), guest: *guest };
+                self.stands(at, &key);
                 self.held.insert(key, sentence.clone());
             }
             Entry::HoldLifted { code, host, guest } => {
                 let key = HoldKey { code: code.clone(), host: host.clone(), guest: *guest };
                 self.held.remove(&key);
+                self.standing.remove(&key);
             }
             // Told by itself; until it is lifted it stands like any other hold.
             Entry::Refused { request, clause, sentence } => {
                 let host = request.hosts().first().map(|host| (*host).clone());
                 let key = HoldKey { code: clause.clone(), host, guest: request.guest() };
+                self.stands(at, &key);
                 self.held.insert(key, sentence.clone());
             }
             Entry::PolicyTaken { commit } => self.policy = Some(commit.clone()),
             Entry::PolicyRefused { .. } => {}
         }
         Ok(())
+    }
+
+    fn stands(&mut self, at: Timestamp, key: &HoldKey) {
+        let standing = self.standing.entry(key.clone()).or_insert(Standing { since: at, told: at });
+        standing.told = at;
     }
 
     fn progress(

@@ -57,6 +57,7 @@ pub mod policy;
 #[warn(clippy::wildcard_enum_match_arm)]
 pub mod undertaking;
 // Contact.
+pub mod checks;
 pub mod journal;
 pub mod pve;
 pub mod site;

@@ -10,9 +10,12 @@
 pub mod assignment;
 pub mod desire;
 pub mod emptying;
+pub mod foresight;
 pub mod hold;
 mod housing;
+pub mod inhibit;
 mod pacing;
+pub mod passage;
 pub mod placement;
 mod resting;
 mod rights;
@@ -33,6 +36,7 @@ use crate::request::{Move, Request};
 use crate::undertaking::{Stage, UndertakingId};
 
 pub use desire::{Desire, HostState};
+pub use foresight::Forecast;
 pub use hold::{Hold, Reason};
 
 use housing::Promised;
@@ -57,6 +61,8 @@ pub struct Plan {
     /// Hosts that a window or lease wants now: from here on spot's to switch off.
     pub claims: Vec<(HostName, String)>,
     pub holds: Vec<Hold>,
+    /// Guests that will not move when it comes to that, and what will happen to them.
+    pub forecasts: Vec<Forecast>,
     pub questions: BTreeSet<Question>,
     /// When to look again at the latest, if nothing else happens before.
     pub revisit_at: Option<Timestamp>,
@@ -173,6 +179,7 @@ pub fn plan(policy: &Policy, seen: &Observation, ledger: &Ledger, now: Moment) -
         resting::rest(&scene, &mut plan, &mut promised);
         placement::place(&scene, &mut plan, &mut promised);
         pacing::begin(&scene, &mut plan);
+        foresight::look_ahead(&scene, &mut plan);
     }
     drop_unwanted(&scene, &mut plan);
     edges(&scene, &mut plan);

@@ -59,6 +59,9 @@ pub use tls::{Access, Door, Fingerprint, Secret, TlsTransport, Trust};
 const OBSERVE_LIMIT: Duration = Duration::from_secs(5);
 /// Answers older than this are of no use to anybody.
 const FORGET_AFTER: Duration = Duration::from_secs(600);
+/// A guest's configuration changes seldom, and what is said ahead of it costs no request: what was
+/// once read is kept until it is read anew, a day at most.
+const GUESTS_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// How the cluster can be reached, host by host.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -299,6 +302,8 @@ impl<T: Transport, W: Waker, C: Clock> Live<T, W, C> {
 fn quick(question: &Question) -> bool {
     match question {
         Question::Evidence(_) => false,
+        // Ceph's own commands take seconds each.
+        Question::Ceph(_) => false,
         Question::LiveGuests(_)
         | Question::Membership(_)
         | Question::Device(_)
@@ -308,6 +313,10 @@ fn quick(question: &Question) -> bool {
         | Question::BackupJobs
         | Question::WakeAddress(_)
         | Question::Guest(_)
+        | Question::Replications
+        | Question::HaStatus
+        | Question::Storages
+        | Question::Check { .. }
         | Question::Task(_)
         | Question::Tasks { .. } => true,
     }
@@ -315,7 +324,7 @@ fn quick(question: &Question) -> bool {
 
 /// Needs the look's places of guests.
 fn after_look(question: &Question) -> bool {
-    matches!(question, Question::Guest(_))
+    matches!(question, Question::Guest(_) | Question::Replications)
 }
 
 impl<T: Transport, W: Waker, C: Clock> Site for Live<T, W, C> {
@@ -351,9 +360,17 @@ impl<T: Transport, W: Waker, C: Clock> Site for Live<T, W, C> {
         {
             let mut board = self.core.board.borrow_mut();
             board.listener = Some(listener);
-            // Rights change by their owner's hand alone; whoever judges by them looks at their age.
+            let guests: BTreeSet<Vmid> = board.guests.keys().copied().collect();
             board.answers.retain(|question, stamped| {
-                *question == Question::Permissions || began.since(stamped.asked) <= FORGET_AFTER
+                // Rights change by their owner's hand alone; whoever judges by them looks at their age.
+                if *question == Question::Permissions {
+                    return true;
+                }
+                let kept = match (question, &stamped.answer) {
+                    (Question::Guest(vmid), Ok(_)) if guests.contains(vmid) => GUESTS_KEPT,
+                    (_, Ok(_) | Err(_)) => FORGET_AFTER,
+                };
+                began.since(stamped.asked) <= kept
             });
         }
         self.begin_look();

@@ -19,7 +19,7 @@ use crate::cluster::{
 };
 use crate::gate::{EvidenceKind, Here, Mode};
 use crate::ledger::{Ledger, Parked, ParkedGuest, VoteCount, Wants};
-use crate::plan::{Hold, Plan, Reason};
+use crate::plan::{Forecast, Hold, Plan, Reason};
 use crate::policy::{EvidencePolicy, Policy};
 use crate::undertaking::UndertakingId;
 
@@ -54,6 +54,9 @@ pub struct Status {
     pub guests: Vec<GuestShown>,
     pub undertakings: Vec<UndertakingShown>,
     pub holds: Vec<HoldShown>,
+    /// Guests that will not move when a window opens or closes, and what will happen to them.
+    #[serde(default)]
+    pub forecasts: Vec<ForecastShown>,
     /// What could not be seen, one sentence each.
     pub gaps: Vec<String>,
     /// Why the service itself does not act, although it runs (its disk is full, …).
@@ -166,6 +169,31 @@ pub struct HoldShown {
     pub until: Option<Timestamp>,
 }
 
+/// A guest that will not move, and what will happen to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForecastShown {
+    pub guest: Vmid,
+    pub host: HostName,
+    /// `has a PCI device (hostpci0)`
+    pub why: String,
+    /// `it will be shut down, not migrated`
+    pub then: String,
+    /// Both, in one.
+    pub sentence: String,
+}
+
+impl From<&Forecast> for ForecastShown {
+    fn from(forecast: &Forecast) -> ForecastShown {
+        ForecastShown {
+            guest: forecast.guest,
+            host: forecast.host.clone(),
+            why: forecast.why.clone(),
+            then: forecast.then(),
+            sentence: forecast.sentence(),
+        }
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeaseShown {
     pub wants: Wants,
@@ -194,6 +222,8 @@ pub struct PlanShown {
     pub mode: String,
     pub moves: Vec<MoveShown>,
     pub holds: Vec<HoldShown>,
+    #[serde(default)]
+    pub forecasts: Vec<ForecastShown>,
     pub revisit_at: Option<Timestamp>,
 }
 
@@ -267,6 +297,7 @@ impl Status {
             guests: guests(seen, ledger),
             undertakings: undertakings(ledger),
             holds: plan.holds.iter().map(HoldShown::from).collect(),
+            forecasts: plan.forecasts.iter().map(ForecastShown::from).collect(),
             gaps: seen.gaps.iter().map(ToString::to_string).collect(),
             trouble: footing.trouble.clone(),
         }
@@ -310,6 +341,7 @@ impl PlanShown {
             mode: status.mode.clone(),
             moves: moves.collect(),
             holds: status.holds.clone(),
+            forecasts: status.forecasts.clone(),
             revisit_at: plan.revisit_at,
         }
     }

@@ -23,6 +23,7 @@ const FLOORS: &[(&str, &[&str])] = &[
     ("site", &["cluster", "request"]),
     ("pve", &["cluster", "request", "site"]),
     ("wake", &["cluster", "request", "site"]),
+    ("checks", &["cluster", "request", "site"]),
     ("pretend", &["cluster", "request", "site"]),
     ("journal", &["cluster", "undertaking", "ledger"]),
     ("sources", &["policy"]),

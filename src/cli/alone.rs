@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::ask::{Teller, concerned, confirmed, said};
 use super::progress::Goal;
 use super::{Cli, Exit, live, paper, run};
+use crate::checks::Checked;
 use crate::cluster::HostName;
 use crate::config::Config;
 use crate::gate::Mode;
@@ -47,6 +48,7 @@ pub async fn perform(
     let name = run::name(config, &mut site).await;
     let books = run::take_up(config, &name)?;
     let settings = Settings { cluster: name, mode: Mode::Rehearse, here: config.here.clone() };
+    let site = Checked::new(site, config.checks.clone());
     let service = Service::new(site, books, settings);
     let mut pictures = service.pictures();
 

@@ -230,6 +230,7 @@ impl Remembered {
             guests: self.put_away(),
             undertakings: self.undertakings(),
             holds: self.holds(None),
+            forecasts: Vec::new(),
             gaps: vec!["could not see the cluster: no service runs".into()],
             trouble: None,
         }
@@ -321,6 +322,7 @@ impl Remembered {
             mode: status.mode,
             moves: Vec::new(),
             holds: status.holds,
+            forecasts: Vec::new(),
             revisit_at: None,
         }
     }

@@ -303,6 +303,7 @@ mod tests {
             evidence_weaker: None,
             here: None,
             holds: host.holds.clone(),
+            forecasts: Vec::new(),
             hosts: vec![host],
             guests: Vec::new(),
             undertakings: under_way.iter().map(one).collect(),

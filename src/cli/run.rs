@@ -17,6 +17,7 @@ use anyhow::Context;
 use tokio::sync::{Notify, mpsc};
 
 use super::{Exit, RunArgs, check, live, look, paper};
+use crate::checks::Checked;
 use crate::cluster::HostName;
 use crate::config::Config;
 use crate::control::{self, Control};
@@ -92,6 +93,7 @@ async fn serve<C: Clock>(place: &Path, config: &Config, clock: C) -> anyhow::Res
     let name = name(config, &mut site).await;
     let books = take_up(config, &name)?;
     let settings = Settings { cluster: name, mode: config.mode, here: config.here.clone() };
+    let site = Checked::new(site, config.checks.clone());
     let service = Service::new(site, books, settings);
 
     let (mailbox, asks) = mpsc::channel(MAILBOX);

@@ -6,8 +6,8 @@
 use super::paper::{Ink, Sheet, plain, table};
 use crate::ledger::{Parked, Wants};
 use crate::status::{
-    GuestShown, HoldShown, HostShown, MoveShown, PlanShown, ReasonShown, Status, UndertakingShown,
-    Votes, Why,
+    ForecastShown, GuestShown, HoldShown, HostShown, MoveShown, PlanShown, ReasonShown, Status,
+    UndertakingShown, Votes, Why,
 };
 
 /// The whole cluster on one page.
@@ -18,6 +18,7 @@ pub fn status(sheet: &Sheet, status: &Status) -> String {
     out += &guests(sheet, status);
     out += &under_way(sheet, &status.undertakings);
     out += &held(sheet, &status.holds);
+    out += &ahead(sheet, &status.forecasts);
     if !status.gaps.is_empty() {
         out += &heading(sheet, "NOT SEEN");
         for gap in &status.gaps {
@@ -222,6 +223,17 @@ fn held(sheet: &Sheet, holds: &[HoldShown]) -> String {
     heading(sheet, "HELD") + &hold_lines(sheet, holds)
 }
 
+/// Guests that will not move when it comes to that.
+fn ahead(sheet: &Sheet, forecasts: &[ForecastShown]) -> String {
+    if forecasts.is_empty() {
+        return String::new();
+    }
+    let row =
+        |one: &ForecastShown| vec![format!("  {}", plain(one.host.as_str())), plain(&one.sentence)];
+    let rows: Vec<Vec<String>> = forecasts.iter().map(row).collect();
+    heading(sheet, "WILL NOT MOVE") + &table(sheet, &rows)
+}
+
 /// One hold: what holds it, and below what would release it.
 fn hold_lines(sheet: &Sheet, holds: &[HoldShown]) -> String {
     let mut out = String::new();
@@ -252,6 +264,7 @@ pub fn plan(sheet: &Sheet, plan: &PlanShown) -> String {
         }
     }
     out += &held(sheet, &plan.holds);
+    out += &ahead(sheet, &plan.forecasts);
     if let Some(at) = plan.revisit_at {
         out += &format!(
             "\n{}\n",

@@ -117,25 +117,114 @@ pub struct LiveGuest {
     pub template: bool,
 }
 
+/// What a volume that lies on its host is to its guest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum VolumeKind {
+    Disk,
+    /// Made anew from the configuration by PVE; small, and never replicated.
+    CloudInit,
+    /// Detached, and still the guest's.
+    Unused,
+    /// In the drive; PVE moves no local image.
+    Iso,
+    /// A directory or device of the host, mounted into a container.
+    Mount,
+}
+
+/// A volume of a guest on a storage that is not shared.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalVolume {
+    /// `local-lvm:vm-100-disk-0`; for a mount its path on the host.
+    pub name: String,
+    pub kind: VolumeKind,
+    /// PVE's replication takes it along (`replicate=0` in its line leaves it out).
+    pub replicated: bool,
+    /// It rests on a base volume of the same storage (a linked clone).
+    pub linked: bool,
+    pub bytes: Option<u64>,
+}
+
+impl LocalVolume {
+    /// The storage it lies on; none for a mount.
+    pub fn storage(&self) -> Option<&str> {
+        match self.kind {
+            VolumeKind::Mount => None,
+            VolumeKind::Disk | VolumeKind::CloudInit | VolumeKind::Unused | VolumeKind::Iso => {
+                self.name.split_once(':').map(|(storage, _)| storage)
+            }
+        }
+    }
+}
+
+/// A device of the host that a guest uses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// `hostpci0`, `usb1`, `dev0`, …
+    pub key: String,
+    /// Every host may have one of its kind by PVE's resource mapping.
+    pub mapped: bool,
+    /// It stands in the way of a move as the guest is now.
+    pub holds: bool,
+}
+
+impl Device {
+    /// As people call it: `a PCI device (hostpci0)`.
+    pub fn spoken(&self) -> String {
+        let kind = match self.key.trim_end_matches(|c: char| c.is_ascii_digit()) {
+            "hostpci" => "a PCI device",
+            "usb" => "a USB device",
+            "serial" => "a serial port of its host",
+            "parallel" => "a parallel port of its host",
+            _ => "a device of its host",
+        };
+        let mapped = if self.mapped { ", mapped" } else { "" };
+        format!("{kind} ({}{mapped})", self.key)
+    }
+}
+
 /// What a guest's configuration and PVE's own precondition say about moving it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct GuestFacts {
     /// Where it was when PVE said so: after a move the rest is out of date.
     pub on: Option<HostName>,
-    /// Volumes on storages that are not shared, by volume name.
-    pub local_disks: Vec<String>,
+    /// Volumes on storages that are not shared, and mounts of the host.
+    pub local: Vec<LocalVolume>,
     /// Bytes of those volumes by storage, as far as their sizes are told.
     pub local_bytes: BTreeMap<String, u64>,
-    /// Passed-through devices (`hostpci0`, `usb1`, …) that are not mapped.
-    pub local_devices: Vec<String>,
+    /// Devices of the host, passed through.
+    pub devices: Vec<Device>,
+    /// Every storage that holds something of it: disks, images in its drives, unused volumes.
+    pub storages: BTreeSet<String>,
+    /// It has snapshots.
+    pub snapshots: bool,
+    /// Its processor is that of its host (`cpu: host`): another model may not run it on.
+    pub host_cpu: bool,
     /// Hosts PVE would let it go to by configuration; offline hosts appear here too. `None` when
     /// PVE has no such call (containers before 9.0).
     pub allowed: Option<BTreeSet<HostName>>,
+    /// Why PVE does not let it go to a host, in a clause.
+    pub barred: BTreeMap<HostName, String>,
+    /// HA resources that move along with it (PVE 9: positive affinity).
+    pub dependents: Vec<String>,
+    /// Hosts to which PVE replicates it, and has done so at least once.
+    pub replicated_to: BTreeSet<HostName>,
+    /// Where its memory goes when it is hibernated.
+    pub state_storage: Option<String>,
     /// Started when its host boots.
     pub onboot: bool,
     /// `startup: order=`; missing sorts last.
     pub startup_order: Option<u32>,
+    /// `startup: up=`: seconds until the next guest in order is started.
+    pub startup_seconds: Option<u32>,
     /// `startup: down=`: seconds PVE waits for a shutdown.
     pub shutdown_seconds: Option<u32>,
     pub protection: bool,
+}
+
+impl GuestFacts {
+    /// A device passed through, moved or not: PVE hibernates no such guest.
+    pub fn passthrough(&self) -> Option<&Device> {
+        self.devices.first()
+    }
 }

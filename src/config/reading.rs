@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use super::tree::{self, Node, Value};
 use super::{
-    Check, Config, DEFAULT_POLICIES, DEFAULT_SOCKET, DEFAULT_STATE, DeadMan, Notice, PVE_PORT,
-    credential, secret_of, text_of,
+    Asks, Check, Config, DEFAULT_POLICIES, DEFAULT_SOCKET, DEFAULT_STATE, DeadMan, Notice,
+    PVE_PORT, credential, secret_of, text_of,
 };
 use crate::cluster::{HostName, Vmid};
 use crate::gate::{Here, Mode};
@@ -476,31 +476,41 @@ impl Reader {
         let mut checks = BTreeMap::new();
         for (name, node) in pairs {
             let what = format!("check `{name}`");
-            let Some(entries) = self.entries(node, &what, &["run", "within"]) else { continue };
-            let Some(run) = entries.get("run") else {
-                self.fault::<()>(node.line, format!("{what} names no command in `run`"));
-                continue;
-            };
-            let words = self.list(run, &format!("`run` of {what}")).unwrap_or_default();
-            let run: Option<Vec<String>> = words
-                .iter()
-                .map(|word| self.text(word, "a word of `run`").map(str::to_owned))
-                .collect();
+            let keys = ["run", "url", "within"];
+            let Some(entries) = self.entries(node, &what, &keys) else { continue };
             let within = entries.get("within").map_or(Some(Duration::from_secs(10)), |node| {
                 self.duration(node, &format!("`within` of {what}"))
             });
-            match (run, within) {
-                (Some(run), Some(within)) if run.first().is_some_and(|p| p.starts_with('/')) => {
-                    checks.insert(name.clone(), Check { run, within });
+            let asks = match (entries.get("run"), entries.contains_key("url")) {
+                (Some(run), false) => self.command(run, &what).map(Asks::Run),
+                (None, true) => self.web_address(&entries, node.line, &what).map(Asks::Url),
+                (Some(_), true) => {
+                    self.fault(node.line, format!("{what} has both `run` and `url`; keep one"))
                 }
-                (Some(_), Some(_)) => {
-                    let why = format!("`run` of {what} must begin with the full path of a program");
-                    self.fault::<()>(node.line, why);
+                (None, false) => {
+                    self.fault(node.line, format!("{what} names no command in `run` and no `url`"))
                 }
-                (None, _) | (_, None) => {}
+            };
+            if let (Some(asks), Some(within)) = (asks, within) {
+                checks.insert(name.clone(), Check { asks, within });
             }
         }
         checks
+    }
+
+    /// A program with its full path, and its arguments.
+    fn command(&mut self, node: &Node, what: &str) -> Option<Vec<String>> {
+        let words = self.list(node, &format!("`run` of {what}"))?;
+        let words: Option<Vec<String>> = words
+            .iter()
+            .map(|word| self.text(word, "a word of `run`").map(str::to_owned))
+            .collect();
+        let words = words?;
+        if words.first().is_some_and(|program| program.starts_with('/')) {
+            return Some(words);
+        }
+        let why = format!("`run` of {what} must begin with the full path of a program");
+        self.fault(node.line, why)
     }
 
     fn web_address(&mut self, entries: &Entries<'_>, line: usize, what: &str) -> Option<String> {

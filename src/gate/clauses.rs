@@ -438,7 +438,12 @@ pub(super) fn nothing_in_flight(case: &Case<'_>) -> Finding {
 /// wait.
 pub(super) fn no_task(case: &Case<'_>) -> Finding {
     let host = case.host();
-    match case.seen.tasks.iter().find(|task| task.host == *host && task.running()) {
+    let ignored = |task: &&crate::cluster::TaskSeen| match task.kind == "vzdump" {
+        true => case.bounds.backups_ignored.contains(host),
+        false => case.bounds.tasks_ignored.contains(host),
+    };
+    let on_it = |task: &&crate::cluster::TaskSeen| task.host == *host && task.running();
+    match case.seen.tasks.iter().filter(on_it).find(|task| !ignored(task)) {
         Some(task) => refuse(
             format!("a task runs on {host}: {} of {}", task.kind, task.user),
             "it goes on when the task has ended",
@@ -455,7 +460,7 @@ pub(super) fn no_lock(case: &Case<'_>) -> Finding {
         Some(lock) => Some(lock.to_owned()),
     };
     let found = case.seen.guests_on(host).find_map(|(vmid, guest)| Some((vmid, locked(guest)?)));
-    match found {
+    match found.filter(|_| !case.bounds.locks_ignored.contains(host)) {
         Some((vmid, lock)) => refuse(
             format!("guest {vmid} on {host} is locked ({lock})"),
             format!("it goes on when the lock is gone; a stale one goes with `qm unlock {vmid}`"),
@@ -596,7 +601,9 @@ pub(super) fn empty_itself(case: &Case<'_>) -> Finding {
         None | Some("suspended") => None,
         Some(lock) => Some((vmid, lock)),
     });
-    if let Some((vmid, lock)) = locked {
+    if let Some((vmid, lock)) = locked
+        && !case.bounds.locks_ignored.contains(host)
+    {
         return refuse(
             format!("guest {vmid} on {host} is locked ({lock}), as its own list says"),
             format!("it goes on when the lock is gone; a stale one goes with `qm unlock {vmid}`"),

@@ -28,6 +28,8 @@ const LOOK_UP_AFTER: Duration = Duration::from_secs(35);
 /// How long a task that ended OK may go without its effect: an HA manager takes rounds of 10 s, and
 /// starts the real migration only then.
 const EFFECT_WITHIN: Duration = Duration::from_secs(600);
+/// A lock that outlives its task by this much has been left behind.
+const STALE_LOCK_AFTER: Duration = Duration::from_secs(300);
 /// An empty host that has not begun to stop after this has ignored the request.
 const STOP_BEGINS_WITHIN: Duration = Duration::from_secs(600);
 /// Clocks of hosts and of ours may differ by this much where a task's start is compared.
@@ -351,8 +353,15 @@ impl Changes<'_> {
             self.stopped_late(guest, &record);
             self.moved_away(guest, &record);
             if record.parked.is_some() {
+                // A number that was given away belongs to somebody else, who left it as it is.
+                let another = look.is_some_and(|look| {
+                    let kind = record.parked.as_ref().map(|parked| parked.kind);
+                    let renamed = look.name.is_some() && record.name.is_some();
+                    kind != Some(look.kind) || renamed && look.name != record.name
+                });
                 let why = match look.map(|look| &look.status) {
                     None => Some("it is no longer listed"),
+                    Some(_) if another => Some("another guest has its number now"),
                     Some(RunState::Running | RunState::Other(_)) => Some("it runs again"),
                     Some(RunState::Stopped | RunState::Unknown) => None,
                 };
@@ -688,6 +697,8 @@ enum TaskState {
         ok: bool,
         text: String,
         at_least_since: Timestamp,
+        /// As PVE says, where it does.
+        ended_at: Option<Timestamp>,
     },
     /// It was looked for, long enough after the asking, and is not there.
     Absent,
@@ -721,7 +732,8 @@ fn task_of(asked: &InFlight, host: &HostName, seen: &Observation) -> TaskState {
 fn ended(task: &TaskSeen, asked: &InFlight) -> TaskState {
     match (&task.ended, task.succeeded()) {
         (Some(text), Some(ok)) => {
-            TaskState::Ended { ok, text: text.clone(), at_least_since: asked.asked }
+            let (text, at_least_since) = (text.clone(), asked.asked);
+            TaskState::Ended { ok, text, at_least_since, ended_at: task.ended_at }
         }
         (None, _) | (_, None) => TaskState::Running,
     }
@@ -777,6 +789,9 @@ fn migrate_outcome(
             TaskState::Ended { .. } | TaskState::Absent => true,
             TaskState::Running | TaskState::Unknown => source_gone,
         };
+        if let Some(sentence) = left_locked(guest, look, task, seen) {
+            return Some(Outcome::Failed { sentence });
+        }
         if look.lock.is_some() || !over {
             return None;
         }
@@ -789,8 +804,10 @@ fn migrate_outcome(
         _ if elsewhere && look.lock.is_none() => {
             failed(format!("guest {guest} was moved to {} by somebody else", look.host))
         }
-        // Still locked: the world is not done with it.
-        TaskState::Ended { .. } if look.lock.as_deref() == Some("migrate") => None,
+        // Still locked: the world is not done with it, unless it has forgotten it.
+        TaskState::Ended { .. } if look.lock.as_deref() == Some("migrate") => {
+            left_locked(guest, look, task, seen).and_then(failed)
+        }
         TaskState::Ended { ok: false, text, .. } => failed(text.clone()),
         TaskState::Ended { ok: true, at_least_since, .. } => {
             let waited = seen.at.civil >= *at_least_since + EFFECT_WITHIN;
@@ -814,6 +831,20 @@ fn migrate_outcome(
         }
         TaskState::Running | TaskState::Unknown => None,
     }
+}
+
+/// A migration's lock goes with its task (recorded: within 0.1 s). One that stays behind is nobody's
+/// any more, and only its owner can remove it.
+fn left_locked(
+    guest: Vmid,
+    look: &crate::cluster::GuestSeen,
+    task: &TaskState,
+    seen: &Observation,
+) -> Option<String> {
+    let TaskState::Ended { text, ended_at: Some(ended), .. } = task else { return None };
+    let locked = look.lock.as_deref() == Some("migrate");
+    (locked && seen.at.civil >= *ended + STALE_LOCK_AFTER)
+        .then(|| format!("its task ended ({text}) and left guest {guest} locked (migrate)"))
 }
 
 /// A guest on its target: well, if it runs as before. Its run is reported up to 10 s late, so that

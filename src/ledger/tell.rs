@@ -204,7 +204,10 @@ impl fmt::Display for Entry {
                 write!(f, "began to {purpose}, because {because}")
             }
             Entry::Progress { event, .. } => fmt::Display::fmt(event, f),
-            Entry::Held { sentence, .. } => write!(f, "held: {sentence}"),
+            Entry::Held { sentence, for_seconds: Some(seconds), .. } => {
+                write!(f, "held for {} h by now: {sentence}", seconds / 3600)
+            }
+            Entry::Held { sentence, for_seconds: None, .. } => write!(f, "held: {sentence}"),
             Entry::HoldLifted { code, .. } => write!(f, "no longer held ({code})"),
             Entry::Refused { request, sentence, .. } => {
                 write!(f, "the gate refused to {request}: {sentence}")

@@ -9,7 +9,8 @@
 use super::desire::HostState;
 use super::hold::{Hold, Stays};
 use super::housing::{Homeless, Housed, Promised, Seeker, house};
-use super::placement::{Passage, allowed, eligible, facts, passage, paused, rule};
+use super::passage::{Barred, Passage, barred_from, facts, passage};
+use super::placement::{eligible, paused, rule};
 use super::{Plan, Scene};
 use crate::cluster::{GuestFacts, GuestKind, GuestSeen, HostName, Question, RunState, Vmid};
 use crate::policy::{GuestRule, OrElse, Otherwise};
@@ -296,10 +297,7 @@ fn fate(scene: &Scene<'_>, plan: &mut Plan, vmid: Vmid, guest: &GuestSeen) -> Fa
             }
             return Fate::Seek { how, local_disks, hosts, unhoused };
         }
-        Passage::Closed(_) if guest.kind == GuestKind::Ct && !rule.is_some_and(|r| r.restart) => {
-            Stays::NoRestart
-        }
-        Passage::Closed(what) => Stays::Local { what },
+        Passage::Closed(obstacle) => Stays::Obstacle(obstacle),
     };
     put_away(scene, plan, vmid, guest, rule, closed)
 }
@@ -350,6 +348,7 @@ fn destinations(
     }
     let mut why = String::from("no other host that may take it is awake, ready and wanted");
     let mut open: Vec<(HostName, u32)> = Vec::new();
+    let mut passing = None;
     for (rank, host) in (0u32..).zip(candidates) {
         if host == guest.host || open.iter().any(|(known, _)| *known == host) {
             continue;
@@ -361,13 +360,20 @@ fn destinations(
             }
             continue;
         }
-        if !allowed(scene, vmid, &host) {
-            why = format!("PVE does not let it go to {host}");
-            continue;
+        match barred_from(scene, vmid, rule, &host) {
+            None => {}
+            Some(Barred::AtAll(barred)) => {
+                why = barred;
+                continue;
+            }
+            Some(Barred::ForNow(barred)) => {
+                passing.get_or_insert(barred);
+                continue;
+            }
         }
         open.push((host, rank.min(last)));
     }
-    (open, Nowhere::AtAll(why))
+    (open, passing.map_or(Nowhere::AtAll(why), Nowhere::Yet))
 }
 
 /// `otherwise`: what the owner wants when a guest has no place to go.
@@ -425,7 +431,7 @@ pub fn instead(
         Otherwise::Migrate | Otherwise::KeepAwake => Instead::Stay,
         Otherwise::ShutDown => shut_down,
         Otherwise::Hibernate { or } => {
-            let free = facts?.local_devices.is_empty();
+            let free = facts?.passthrough().is_none();
             let hibernates = guest.kind == GuestKind::Vm && guest.ha.is_none() && free;
             match (hibernates, or) {
                 (true, OrElse::Migrate | OrElse::ShutDown | OrElse::KeepAwake) => {

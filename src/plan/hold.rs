@@ -12,6 +12,8 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
+use super::inhibit::Inhibits;
+use super::passage::Obstacle;
 use crate::cluster::{HostName, RunState, Vmid};
 
 /// Why a host ought to be awake, asleep or left alone.
@@ -228,6 +230,11 @@ pub enum Hold {
         guest: Vmid,
         lock: String,
     },
+    /// Something other than its guests needs the host.
+    Inhibited {
+        host: HostName,
+        what: Inhibits,
+    },
     /// The host vanished; it is told, not counted, and its guests are never started elsewhere.
     HostMissing {
         host: HostName,
@@ -273,10 +280,8 @@ pub enum Stays {
     Pinned,
     /// `otherwise: keep-awake`
     KeepAwake,
-    /// A container without `restart: true`.
-    NoRestart,
-    /// Uses a device or disk of its host.
-    Local { what: String },
+    /// It cannot change hosts.
+    Obstacle(Obstacle),
     /// No awake, wanted and ready host has room or is allowed.
     NowhereToGo { why: String },
     /// It runs in a state that cannot move.
@@ -290,10 +295,7 @@ impl fmt::Display for Stays {
         match self {
             Stays::Pinned => f.write_str("it is pinned there"),
             Stays::KeepAwake => f.write_str("its rule says keep-awake"),
-            Stays::NoRestart => {
-                f.write_str("it is a container, and no rule lets it move by a restart")
-            }
-            Stays::Local { what } => write!(f, "it uses {what} of that host"),
+            Stays::Obstacle(obstacle) => write!(f, "it {obstacle}"),
             Stays::NowhereToGo { why } => write!(f, "it has nowhere to go: {why}"),
             Stays::State { state } => write!(f, "it is {state} and cannot be moved"),
             Stays::Ha => f.write_str("the HA manager runs it"),
@@ -302,6 +304,11 @@ impl fmt::Display for Stays {
 }
 
 impl Hold {
+    /// Whether a host is awake for its sake alone, at its owner's cost.
+    pub fn keeps_awake(&self) -> bool {
+        matches!(self, Hold::Inhibited { .. } | Hold::GuestStays { .. } | Hold::GuestLocked { .. })
+    }
+
     pub fn code(&self) -> &'static str {
         match self {
             Hold::Unseen { .. } => "unseen",
@@ -328,6 +335,7 @@ impl Hold {
             Hold::GuestStays { .. } => "guest_stays",
             Hold::GuestWaits { .. } => "guest_waits",
             Hold::GuestLocked { .. } => "guest_locked",
+            Hold::Inhibited { what, .. } => what.code(),
             Hold::HostMissing { .. } => "host_missing",
             Hold::ConfigRose { .. } => "config_rose",
             Hold::RescueImpossible { .. } => "rescue_impossible",
@@ -361,6 +369,7 @@ impl Hold {
             | Hold::Busy { host, .. }
             | Hold::GuestStays { host, .. }
             | Hold::GuestLocked { host, .. }
+            | Hold::Inhibited { host, .. }
             | Hold::HostMissing { host }
             | Hold::ConfigRose { host, .. }
             | Hold::RescueTold { host } => Some(host),
@@ -378,6 +387,7 @@ impl Hold {
             Hold::GuestStays { guest, .. }
             | Hold::GuestLocked { guest, .. }
             | Hold::GuestWaits { guest, .. } => Some(*guest),
+            Hold::Inhibited { what, .. } => what.guest(),
             Hold::Gate { guest, .. } => *guest,
             Hold::Unseen { .. }
             | Hold::ClockUnsure
@@ -435,6 +445,7 @@ impl Hold {
             | Hold::Busy { .. }
             | Hold::GuestStays { .. }
             | Hold::GuestLocked { .. }
+            | Hold::Inhibited { .. }
             | Hold::HostMissing { .. }
             | Hold::ConfigRose { .. }
             | Hold::RescueImpossible { .. }
@@ -503,12 +514,7 @@ impl Hold {
                 Stays::Pinned | Stays::KeepAwake => {
                     format!("stop guest {guest}, or give its rule `otherwise: shutdown`")
                 }
-                Stays::NoRestart => format!("give a rule for guest {guest} `restart: true`"),
-                Stays::Local { .. } => {
-                    format!(
-                        "give the rule of guest {guest} `otherwise: shutdown`, or move its disks to a shared storage"
-                    )
-                }
+                Stays::Obstacle(obstacle) => obstacle.remedy(*guest),
                 Stays::NowhereToGo { .. } => {
                     format!(
                         "wake another host it may run on, or stop guest {guest}; {host} stays awake until then"
@@ -527,6 +533,7 @@ impl Hold {
                     "it goes on when the lock is gone; a stale one goes with `qm unlock {guest}`"
                 )
             }
+            Hold::Inhibited { host, what } => what.remedy(host),
             Hold::HostMissing { host } => format!(
                 "look at {host}: it left without a shutdown; switch it on, or spot up {host}"
             ),
@@ -615,6 +622,7 @@ impl fmt::Display for Hold {
             Hold::GuestLocked { host, guest, lock } => {
                 write!(f, "guest {guest} on {host} is locked ({lock})")
             }
+            Hold::Inhibited { host, what } => what.told(host, f),
             Hold::HostMissing { host } => write!(
                 f,
                 "{host} left the cluster without a shutdown; its guests are not started elsewhere"

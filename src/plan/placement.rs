@@ -13,18 +13,13 @@ use std::time::Duration;
 use super::desire::HostState;
 use super::hold::{Hold, about};
 use super::housing::{Housed, Promised, Seeker, house};
+use super::passage::{Passage, barred_from, passage};
 use super::{Plan, PlannedMove, Scene};
-use crate::cluster::{
-    Answer, GuestFacts, GuestKind, GuestSeen, HostName, Question, RunState, Vmid,
-};
+use crate::cluster::{Answer, GuestSeen, HostName, Question, RunState, Vmid};
 use crate::ledger::{GuestRecord, ParkedGuest};
 use crate::policy::{GuestRule, GuestTraits, LocalDisks};
-use crate::request::{Migration, Move, Request};
+use crate::request::{Move, Request};
 
-/// What a guest's configuration said this long ago still holds for a plan. (PVE judges it again.)
-const FACTS_AGE: Duration = Duration::from_secs(300);
-/// From then on it is asked again, so that a plan never has to stop for an answer that grew old.
-const FACTS_RENEWED: Duration = Duration::from_secs(200);
 /// A guest that failed to move waits this long, four times longer after each further failure …
 const FIRST_PAUSE: Duration = Duration::from_secs(60);
 /// … and at most this long.
@@ -242,12 +237,13 @@ fn carry(
     }
     let requests = match passage(scene, plan, vmid, guest, Some(wish.rule)) {
         Passage::Unknown => vec![],
-        Passage::Closed(why) => return plan.hold(waits(vmid, &target, why)),
-        Passage::Open { .. } if !allowed(scene, vmid, &target) => {
-            let why = format!("PVE does not let it go to {target}");
-            return plan.hold(waits(vmid, &target, why));
+        Passage::Closed(obstacle) => {
+            return plan.hold(waits(vmid, &target, format!("it {obstacle}")));
         }
         Passage::Open { how, local_disks } => {
+            if let Some(barred) = barred_from(scene, vmid, Some(wish.rule), &target) {
+                return plan.hold(waits(vmid, &target, barred.why()));
+            }
             let (from, to, kind) = (guest.host.clone(), target.clone(), guest.kind);
             let bandwidth = scene.bandwidth();
             vec![Request::Migrate { guest: vmid, kind, from, to, how, local_disks, bandwidth }]
@@ -383,103 +379,5 @@ fn startall_over(scene: &Scene<'_>, host: &HostName) -> bool {
             Ok(_) | Err(_) => false,
         },
         Some(_) | None => false,
-    }
-}
-
-/// Whether and how a running guest can change hosts.
-pub enum Passage {
-    Open {
-        how: Migration,
-        local_disks: bool,
-    },
-    Closed(String),
-    /// Its configuration was asked for.
-    Unknown,
-}
-
-const NO_RESTART: &str = "it is a container, and no rule lets it move by a restart";
-
-/// A container moves by a restart, which its owner must have allowed.
-fn bound_to_run(kind: GuestKind, rule: Option<&GuestRule>) -> bool {
-    kind == GuestKind::Ct && !rule.is_some_and(|rule| rule.restart)
-}
-
-/// How a running guest can leave its host, by its own configuration and its owner's rule.
-pub fn passage(
-    scene: &Scene<'_>,
-    plan: &mut Plan,
-    vmid: Vmid,
-    guest: &GuestSeen,
-    rule: Option<&GuestRule>,
-) -> Passage {
-    if bound_to_run(guest.kind, rule) {
-        // No answer would change that, so none is asked for.
-        return Passage::Closed(NO_RESTART.into());
-    }
-    match facts(scene, plan, vmid) {
-        Some(facts) => way(guest.kind, facts, rule),
-        None => Passage::Unknown,
-    }
-}
-
-/// The same once its configuration is known, which is all that `spot check --live` knows.
-pub fn way(kind: GuestKind, facts: &GuestFacts, rule: Option<&GuestRule>) -> Passage {
-    if bound_to_run(kind, rule) {
-        return Passage::Closed(NO_RESTART.into());
-    }
-    if let Some(device) = facts.local_devices.first() {
-        return Passage::Closed(format!("it uses {device} of its host"));
-    }
-    let disks = rule.map_or(LocalDisks::Replicated, |rule| rule.local_disks);
-    let local_disks = match (facts.local_disks.first(), disks) {
-        (None, LocalDisks::Move | LocalDisks::Replicated | LocalDisks::Stay) => false,
-        (Some(_), LocalDisks::Move) => true,
-        (Some(disk), LocalDisks::Replicated | LocalDisks::Stay) => {
-            return Passage::Closed(format!("its disk {disk} lies on its host"));
-        }
-    };
-    let how = match kind {
-        GuestKind::Vm => Migration::Live,
-        GuestKind::Ct => Migration::Restart,
-    };
-    Passage::Open { how, local_disks }
-}
-
-/// A guest's configuration, or the question for it.
-pub fn facts<'a>(scene: &Scene<'a>, plan: &mut Plan, vmid: Vmid) -> Option<&'a GuestFacts> {
-    let question = Question::Guest(vmid);
-    if scene.seen.answer(&question, FACTS_RENEWED).is_none() {
-        plan.ask_facts(vmid);
-    }
-    let here = scene.seen.guests.get(&vmid).map(|guest| &guest.host);
-    match scene.seen.answer(&question, FACTS_AGE) {
-        Some(Answer::Guest(facts)) if facts.on.is_none() || facts.on.as_ref() == here => {
-            Some(facts)
-        }
-        // It has moved since.
-        Some(Answer::Guest(_)) => {
-            plan.ask_facts(vmid);
-            None
-        }
-        Some(_) | None => {
-            // What could not be read is told; it is asked again as long as it is wanted.
-            if let Some(Err(gap)) = scene.seen.answers.get(&question).map(|one| &one.answer) {
-                let host = scene.seen.guests.get(&vmid).map(|guest| guest.host.clone());
-                let (guest, why) = (vmid, gap.to_string());
-                plan.hold(Hold::GuestWaits { guest, host, why, until: None });
-            }
-            None
-        }
-    }
-}
-
-/// Whether PVE's own judgement of a guest's configuration lets it go to `target`. (Offline hosts
-/// are allowed there too, and disks and devices are judged apart.)
-pub fn allowed(scene: &Scene<'_>, vmid: Vmid, target: &HostName) -> bool {
-    match scene.seen.answer(&Question::Guest(vmid), FACTS_AGE) {
-        Some(Answer::Guest(facts)) => {
-            facts.allowed.as_ref().is_none_or(|allowed| allowed.contains(target))
-        }
-        Some(_) | None => true,
     }
 }

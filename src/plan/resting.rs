@@ -13,6 +13,7 @@ use super::desire::HostState;
 use super::emptying::{Emptying, empty};
 use super::hold::Hold;
 use super::housing::Promised;
+use super::inhibit::{Verdict, verdict};
 use super::{Plan, PlannedMove, Scene};
 use crate::cluster::{HostName, Question, Tier};
 use crate::policy::Host;
@@ -52,6 +53,24 @@ pub fn rest(scene: &Scene<'_>, plan: &mut Plan, promised: &mut Promised) {
             plan.hold(hold);
             continue;
         }
+        let empty = !scene
+            .seen
+            .guests_on(&host)
+            .any(|(_, guest)| !guest.template && guest.status.may_run());
+        match verdict(scene, plan, &host, settings, empty) {
+            Verdict::Clear => {}
+            // What is under way for it stays so while the answers come.
+            Verdict::Asking => {
+                waiting(scene, plan, &host, &mut going);
+                continue;
+            }
+            Verdict::Held(holds) => {
+                for hold in holds {
+                    plan.hold(hold);
+                }
+                continue;
+            }
+        }
         let because = plan.desire.get(&host).and_then(|desire| desire.reasons.first());
         let because = because.map(ToString::to_string).unwrap_or_default();
         match drain(scene, plan, promised, &host, because.clone()) {
@@ -66,6 +85,17 @@ pub fn rest(scene: &Scene<'_>, plan: &mut Plan, promised: &mut Promised) {
             }
             // It stays for now, and counts for the others.
             Emptying::Held => {}
+        }
+    }
+}
+
+/// Keeps the undertakings of a host open while nothing is decided about it.
+fn waiting(scene: &Scene<'_>, plan: &mut Plan, host: &HostName, going: &mut BTreeSet<HostName>) {
+    for purpose in [Move::Empty(host.clone()), Move::Rest(host.clone())] {
+        if scene.ledger.undertaking(&purpose).is_some() {
+            going.insert(host.clone());
+            let because = "it is asked what else needs it".to_owned();
+            plan.moves.push(PlannedMove { purpose, because, requests: vec![] });
         }
     }
 }

@@ -11,8 +11,8 @@ use jiff::Timestamp;
 
 use super::{HostState, Plan, plan};
 use crate::cluster::{
-    Answer, ClockState, Gap, GuestFacts, GuestKind, GuestSeen, HostName, HostSeen, Memory, Moment,
-    Observation, Question, Readiness, Reported, RunState, Stamped, Tier, Vmid,
+    Answer, ClockState, Device, Gap, GuestFacts, GuestKind, GuestSeen, HostName, HostSeen, Memory,
+    Moment, Observation, Question, Readiness, Reported, RunState, Stamped, Tier, Vmid,
 };
 use crate::ledger::{Entry, Ledger, Wants, notice};
 use crate::policy::calendar::Window;
@@ -161,8 +161,9 @@ fn observation(rng: &mut Rng) -> Observation {
         };
         seen.guests.insert(Vmid(vmid), guest);
         if rng.u8(..4) > 0 {
+            let pci = Device { key: "hostpci0".into(), mapped: false, holds: true };
             let facts = GuestFacts {
-                local_devices: if rng.u8(..4) == 0 { vec!["hostpci0".into()] } else { vec![] },
+                devices: if rng.u8(..4) == 0 { vec![pci] } else { vec![] },
                 ..GuestFacts::default()
             };
             let answer = Ok(Answer::Guest(Box::new(facts)));

@@ -180,7 +180,6 @@ pub(crate) const DOUBTFUL: &[(&str, &str, &str)] = &[
     ("timezone: Europe/Berlin\n", "", "read as UTC"),
     ("[host3]", "[host3, host3]", "stands here twice"),
     ("tier: high", "tier: high, quiet: [{ from: \"0 6 * * *\", for: 14h }]", "is quiet whenever"),
-    ("tier: high", "tier: high, busy_while: [ssh]", "not acted on yet"),
     (
         "policies:",
         "guests: [{ match: { any: true } }, { match: { tag: a } }]\npolicies:",

@@ -313,14 +313,12 @@ fn duties(reader: &mut Reader<'_>, fields: &Fields<'_>, host: &mut Host) {
         host.serves = items.iter().filter_map(|item| serves(reader, item)).collect();
     }
     if let Some(at) = fields.get(reader, "busy_while") {
-        reader.not_yet(&at);
         let help = "write the names of checks that spot.yaml defines, such as `[ssh-sessions]`";
         let items = reader.list_or_one(&at, help).unwrap_or_default();
         let words = items.iter().filter_map(|item| reader.word(item, help));
         host.busy_while = words.map(str::to_owned).collect();
     }
     if let Some(at) = fields.get(reader, "inhibit") {
-        reader.not_yet(&at);
         inhibit(reader, &at, host);
     }
     if let Some(at) = fields.get(reader, "watts") {
@@ -333,7 +331,6 @@ fn serves(reader: &mut Reader<'_>, at: &At<'_>) -> Option<Serves> {
     let fields = reader.fields(at, &["storage", "busy_when", "qnetd"])?;
     match (fields.get(reader, "storage"), fields.get(reader, "qnetd")) {
         (Some(storage), None) => {
-            reader.not_yet(&storage);
             let name = reader.word(&storage, "write the storage's name as PVE shows it");
             let when = fields.need(reader, "busy_when", HELP)?;
             let words = [("guests", BusyWhen::Guests), ("backups", BusyWhen::Backups)];

@@ -11,6 +11,7 @@
 //! **Does not know:** sockets, clocks; `takes` says how long the answer is under way.
 
 mod cluster;
+mod duty;
 mod guest;
 mod node;
 mod report;
@@ -401,6 +402,7 @@ fn route(mut asking: Asking) -> Answer {
             asking.takes_only(&[], &[])?;
             Ok(cluster::nodes(&asking).into())
         }
+        ("GET", ["storage"]) => duty::storages(&asking),
         ("GET", ["access", "permissions"]) => cluster::permissions(&asking),
         (_, ["cluster", rest @ ..]) => cluster::route(&mut asking, &method, rest),
         _ => Err(Refusal::NotThere),

@@ -4,12 +4,12 @@
 //!
 //! **Does not know:** when anything befalls (`script`), what the world then makes of it.
 
-use super::guests::{Guest, Run};
+use super::guests::{Guest, HaWish, Run};
 use super::iron::Knob;
 use super::power::Phase;
 use super::script::{DeviceState, Event};
-use super::task::{Caller, Doom};
-use super::world::{TaskFault, World};
+use super::task::{Aim, Caller, Doom};
+use super::world::{Due, TaskFault, World};
 use crate::cluster::Vmid;
 
 impl World {
@@ -64,10 +64,39 @@ impl World {
                 let (kind, guest, doom) = (kind.clone(), *guest, Doom::Idle);
                 self.task_faults.push(TaskFault { kind, guest, doom });
             }
-            Event::MigrationAborted(guest) => {
-                for kind in ["qmigrate", "vzmigrate"] {
-                    let (guest, doom) = (Some(*guest), Doom::Aborted);
-                    self.task_faults.push(TaskFault { kind: kind.into(), guest, doom });
+            Event::MigrationAborted(guest) => self.doom_moves(*guest, Doom::Aborted),
+            Event::MigrationProblems(guest) => self.doom_moves(*guest, Doom::Problems),
+            Event::StorageFull(guest) => self.doom_moves(*guest, Doom::Full),
+            Event::HibernationFails(guest) => {
+                let (kind, guest, doom) = ("qmsuspend".into(), Some(*guest), Doom::Aborted);
+                self.task_faults.push(TaskFault { kind, guest, doom });
+            }
+            Event::Replicate { guest, to, lasting } => {
+                self.replicating.insert(*guest, to.clone());
+                self.tell(format!("guest {guest}"), format!("is being replicated to {to}"));
+                self.after(lasting.0, Due::Replicated(*guest));
+            }
+            Event::Task { host, kind, lasting } => {
+                let task = self.begin(host, kind, None, &Caller::root(), Aim::Nothing);
+                self.after(lasting.0, Due::Ends(task));
+            }
+            Event::Relocate { guest, to } => {
+                self.tell("ha", format!("moves guest {guest} to {to} of its own accord"));
+                self.ha_wish(*guest, HaWish::Migrate(to.clone()));
+            }
+            Event::Maintenance { host, on } => {
+                match on {
+                    true => self.in_maintenance.insert(host.clone()),
+                    false => self.in_maintenance.remove(host),
+                };
+                let what = if *on { "took into" } else { "released from" };
+                self.tell("owner", format!("{what} maintenance: {host}"));
+            }
+            Event::Noout(set) => self.noout = *set,
+            Event::CephNeeded(needed) => self.ceph_needed = *needed,
+            Event::DisableStorage { storage, disabled } => {
+                if let Some(there) = self.storages.get_mut(storage) {
+                    there.file.disabled = *disabled;
                 }
             }
             Event::Qdevice(state) => {
@@ -129,6 +158,12 @@ impl World {
             | Event::StopGuest(_)
             | Event::PauseGuest(_)
             | Event::Backup { .. } => self.guest_befalls(event),
+        }
+    }
+
+    fn doom_moves(&mut self, guest: Vmid, doom: Doom) {
+        for kind in ["qmigrate", "vzmigrate"] {
+            self.task_faults.push(TaskFault { kind: kind.into(), guest: Some(guest), doom });
         }
     }
 

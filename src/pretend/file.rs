@@ -38,6 +38,12 @@ pub struct WorldFile {
     pub config_version: u64,
     #[serde(default)]
     pub tokens: Vec<TokenFile>,
+    /// `ha: shutdown_policy` of the datacenter's options.
+    #[serde(default)]
+    pub shutdown_policy: Option<String>,
+    /// Ceph's flag `noout`.
+    #[serde(default)]
+    pub noout: bool,
     /// Entries of `/cluster/backup`, handed out as they are but for `lasts`; they run.
     #[serde(default)]
     pub backups: Vec<serde_json::Map<String, serde_json::Value>>,
@@ -89,6 +95,9 @@ pub struct HostFile {
     pub starts_with_power: bool,
     #[serde(default)]
     pub state: Power,
+    /// Ceph's daemons on it: `mon`, or the number of a disk.
+    #[serde(default)]
+    pub ceph: Vec<String>,
     /// PVE's `wakeonlan` property; the MAC when left out, `""` for none.
     #[serde(default)]
     pub wakeonlan: Option<String>,
@@ -115,6 +124,9 @@ pub struct StorageFile {
     /// Hosts that have it; everybody when left out.
     #[serde(default)]
     pub hosts: Option<BTreeSet<HostName>>,
+    /// Switched off by its owner (`pvesm set NAME --disable 1`).
+    #[serde(default)]
+    pub disabled: bool,
     /// It lives on this host: inactive everywhere while that host is off.
     #[serde(default)]
     pub served_by: Option<HostName>,
@@ -149,6 +161,12 @@ pub struct GuestFile {
     /// PCI addresses passed through.
     #[serde(default)]
     pub hostpci: Vec<String>,
+    /// More lines of its configuration, as PVE writes them: `ide2: "local:iso/x.iso,media=cdrom"`.
+    #[serde(default)]
+    pub config: BTreeMap<String, String>,
+    /// Hosts that have a copy of its local disks by PVE's replication.
+    #[serde(default)]
+    pub replicated_to: BTreeSet<HostName>,
     /// Does not heed a request to shut down.
     #[serde(default)]
     pub deaf: bool,

@@ -7,7 +7,7 @@
 //!
 //! **Does not know:** HTTP, where a guest ought to be.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use jiff::Timestamp;
@@ -73,6 +73,8 @@ pub struct Guest {
     pub(crate) tags: BTreeSet<String>,
     pub(crate) pool: Option<String>,
     pub(crate) hostpci: Vec<String>,
+    pub(crate) config: BTreeMap<String, String>,
+    pub(crate) replicated_to: BTreeSet<HostName>,
     pub(crate) deaf: bool,
     pub(crate) shutdown_seconds: u32,
     pub(crate) protection: bool,
@@ -169,6 +171,8 @@ impl World {
             tags: file.tags.clone(),
             pool: file.pool.clone(),
             hostpci: file.hostpci.clone(),
+            config: file.config.clone(),
+            replicated_to: file.replicated_to.clone(),
             deaf: file.deaf,
             shutdown_seconds: file.shutdown_seconds,
             protection: file.protection,
@@ -177,6 +181,17 @@ impl World {
             to_start_again: false,
         };
         self.guests.insert(guest.vmid, guest);
+    }
+
+    /// Volumes of the guest's further lines that lie on a storage of its host: key, volume, line.
+    pub(crate) fn local_lines<'a>(&self, guest: &'a Guest) -> Vec<(&'a str, &'a str, &'a str)> {
+        let local = |(key, line): (&'a String, &'a String)| {
+            let volume = line.split(',').next().unwrap_or("");
+            let (storage, _) = volume.split_once(':')?;
+            let known = self.storages.contains_key(storage) && !self.is_shared(storage);
+            known.then_some((key.as_str(), volume, line.as_str()))
+        };
+        guest.config.iter().filter_map(local).collect()
     }
 
     pub(crate) fn is_shared(&self, storage: &str) -> bool {

@@ -149,6 +149,10 @@ pub struct Host {
     pub(crate) no_boot: bool,
     pub(crate) hangs_in_shutdown: bool,
     pub(crate) packets_to_lose: u32,
+    /// Ceph's daemons: `mon`, or the number of a disk.
+    pub(crate) ceph: Vec<String>,
+    /// When the HA manager's agent last had a service here.
+    pub(crate) ha_busy_at: Option<Timestamp>,
     /// SHA-256 of its certificate, as PVE writes fingerprints.
     pub fingerprint: String,
 }
@@ -201,6 +205,8 @@ impl Host {
             no_boot: false,
             hangs_in_shutdown: false,
             packets_to_lose: 0,
+            ceph: file.ceph.clone(),
+            ha_busy_at: None,
             fingerprint: invented_fingerprint(number),
         }
     }

@@ -148,6 +148,45 @@ pub enum Event {
     },
     /// The next migration of the guest aborts halfway.
     MigrationAborted(Vmid),
+    /// The next migration of the guest arrives, and its task ends in `migration problems`.
+    MigrationProblems(Vmid),
+    /// The next migration of the guest finds no room for its disks on the target.
+    StorageFull(Vmid),
+    /// The next hibernation of the guest fails halfway.
+    HibernationFails(Vmid),
+    /// PVE replicates a guest's disks.
+    Replicate {
+        guest: Vmid,
+        to: HostName,
+        #[serde(rename = "for")]
+        lasting: Span,
+    },
+    /// Somebody's task on a host.
+    Task {
+        host: HostName,
+        kind: String,
+        #[serde(rename = "for")]
+        lasting: Span,
+    },
+    /// The HA manager moves a guest of its own accord (fail-back, rebalancing).
+    Relocate {
+        guest: Vmid,
+        to: HostName,
+    },
+    /// The HA manager's maintenance mode.
+    Maintenance {
+        host: HostName,
+        on: bool,
+    },
+    /// Ceph's flag `noout`.
+    Noout(bool),
+    /// Whether Ceph can spare no daemon.
+    CephNeeded(bool),
+    /// `pvesm set NAME --disable`.
+    DisableStorage {
+        storage: String,
+        disabled: bool,
+    },
     /// No token may see the guest any more.
     Hide(Vmid),
     Show(Vmid),
@@ -280,6 +319,10 @@ impl Event {
             | Event::ApiHang { host, .. }
             | Event::ApiDown { host, .. }
             | Event::MoveGuest { to: host, .. }
+            | Event::Replicate { to: host, .. }
+            | Event::Relocate { to: host, .. }
+            | Event::Task { host, .. }
+            | Event::Maintenance { host, .. }
             | Event::Backup { host, .. }
             | Event::EditVotes { host, .. }
             | Event::QdeviceDaemon { host, .. } => vec![host],
@@ -289,6 +332,12 @@ impl Event {
             Event::TaskVanishes { .. }
             | Event::TaskIdle { .. }
             | Event::MigrationAborted(_)
+            | Event::MigrationProblems(_)
+            | Event::StorageFull(_)
+            | Event::HibernationFails(_)
+            | Event::Noout(_)
+            | Event::CephNeeded(_)
+            | Event::DisableStorage { .. }
             | Event::Hide(_)
             | Event::Show(_)
             | Event::TokenExpires(_)

@@ -112,6 +112,10 @@ pub(crate) enum Doom {
     Idle,
     /// It aborts halfway.
     Aborted,
+    /// The guest arrives, and something fails afterwards.
+    Problems,
+    /// The target has no room for its disks.
+    Full,
 }
 
 /// What a task does next.
@@ -187,7 +191,7 @@ impl World {
         match doom {
             Some(Doom::Vanishes) => self.then(id, Duration::from_secs(1), Step::Done),
             Some(Doom::Idle) => self.then(id, Duration::from_secs(2), Step::Done),
-            Some(Doom::Aborted) | None => self.set_to_work(id),
+            Some(Doom::Aborted | Doom::Problems | Doom::Full) | None => self.set_to_work(id),
         }
         id
     }
@@ -359,6 +363,15 @@ impl World {
         let Aim::Migrate { local_bytes, .. } = self.tasks[&id].aim else {
             return;
         };
+        let image = self.local_lines(there).into_iter().find_map(|(_, volume, line)| {
+            line.split(',').any(|option| option == "media=cdrom").then(|| volume.to_owned())
+        });
+        if let Some(volume) = image.filter(|_| there.kind == GuestKind::Vm) {
+            let error = format!("can't migrate local disk '{volume}': local cdrom image");
+            self.stamped(id, &format!("ERROR: Problem found while scanning volumes - {error}"));
+            return self.then(id, LOCKS_AFTER, Step::Fail("migration aborted".into()));
+        }
+        let there = &self.guests[&guest];
         let has_local = there.disks.iter().any(|disk| !self.is_shared(&disk.storage));
         if running && there.kind == GuestKind::Vm && has_local && local_bytes == 0 {
             let error = "can't live migrate attached local disks without with-local-disks option";
@@ -395,7 +408,18 @@ impl World {
             (Some(Doom::Vanishes), _) => return self.end(id, "unexpected status"),
             (Some(Doom::Idle), _) => return self.end(id, "OK"),
             (Some(Doom::Aborted), Step::Switch) => return self.abort(id, "migration aborted"),
-            (Some(Doom::Aborted) | None, _) => {}
+            (Some(Doom::Aborted), Step::Done) if task.aim == Aim::Hibernate => {
+                return self.abort(
+                    id,
+                    "unable to save VM state and RAM - qemu_savevm_state_complete_precopy error -5",
+                );
+            }
+            (Some(Doom::Full), Step::Switch) => {
+                let error = "ERROR: storage migration for disk to target failed: no space left";
+                self.stamped(id, error);
+                return self.abort(id, "migration aborted");
+            }
+            (Some(Doom::Aborted | Doom::Problems | Doom::Full) | None, _) => {}
         }
         match step {
             Step::Lock => self.lock_step(id),
@@ -476,6 +500,10 @@ impl World {
             return self.abort(id, "migration aborted");
         }
         if let Some(there) = self.guests.get_mut(&guest) {
+            // PVE turns the replication round.
+            if there.replicated_to.remove(&to) {
+                there.replicated_to.insert(from);
+            }
             there.host = to;
             let settles =
                 if there.run == Run::Stopped && !there.to_start_again { SHORT } else { SETTLES };
@@ -511,6 +539,12 @@ impl World {
         }
     }
 
+    pub(crate) fn end_if_running(&mut self, id: TaskId) {
+        if self.tasks.get(&id).is_some_and(Task::running) {
+            self.end(id, "OK");
+        }
+    }
+
     pub(crate) fn unlock(&mut self, guest: Vmid, lock: &str) {
         if let Some(there) = self.guests.get_mut(&guest)
             && there.lock.as_deref() == Some(lock)
@@ -526,7 +560,8 @@ impl World {
         let (aim, from, started) = (task.aim.clone(), task.host.clone(), task.started);
         let over_api = task.caller.token.is_some();
         let guest = task.guest.filter(|vmid| self.guests.contains_key(vmid));
-        self.end(id, "OK");
+        let problems = task.doom == Some(Doom::Problems);
+        self.end(id, if problems { "migration problems" } else { "OK" });
         let Some(guest) = guest else {
             return;
         };
@@ -537,6 +572,11 @@ impl World {
             Aim::Nothing | Aim::Backup { .. } => {}
             Aim::Migrate { to, restart, .. } => {
                 there.lock = None;
+                if there.ha.is_some()
+                    && let Some(left) = self.hosts.get_mut(&from)
+                {
+                    left.ha_busy_at = Some(now);
+                }
                 if let Some(ha) = &mut there.ha {
                     ha.state = "started".into();
                 }

@@ -10,7 +10,7 @@
 //!
 //! **Does not know:** HTTP, policies, that anybody watches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -53,6 +53,14 @@ pub struct World {
     pub(crate) backups: Vec<Job>,
     pub(crate) link_bytes_per_second: u64,
     pub(crate) figures: BTreeMap<Vmid, Figures>,
+    /// Replications that run: guest, target.
+    pub(crate) replicating: BTreeMap<Vmid, HostName>,
+    pub(crate) shutdown_policy: Option<String>,
+    /// Hosts in the HA manager's maintenance mode.
+    pub(crate) in_maintenance: BTreeSet<HostName>,
+    pub(crate) noout: bool,
+    /// Ceph calls none of its daemons safe to stop.
+    pub(crate) ceph_needed: bool,
     pub(crate) answer_faults: Vec<AnswerFault>,
     pub(crate) task_faults: Vec<TaskFault>,
     pub(crate) wall: Wall,
@@ -76,6 +84,10 @@ pub(crate) enum Due {
     HaRound(Vmid),
     /// The time of this backup job has come.
     Backup(usize),
+    /// A replication is over.
+    Replicated(Vmid),
+    /// Somebody's task is over.
+    Ends(TaskId),
 }
 
 /// A storage and where it is.
@@ -153,6 +165,11 @@ impl World {
             backups: Vec::new(),
             link_bytes_per_second: file.link_megabytes_per_second.max(1) * 1_000_000,
             figures: BTreeMap::new(),
+            replicating: BTreeMap::new(),
+            shutdown_policy: file.shutdown_policy,
+            in_maintenance: BTreeSet::new(),
+            noout: file.noout,
+            ceph_needed: false,
             answer_faults: Vec::new(),
             task_faults: Vec::new(),
             wall: Wall::default(),
@@ -284,6 +301,10 @@ impl World {
             Due::Task(task, step) => self.task_step(task, step),
             Due::Script(event) => self.befall(&event),
             Due::HaRound(guest) => self.ha_round(guest),
+            Due::Replicated(guest) => {
+                self.replicating.remove(&guest);
+            }
+            Due::Ends(task) => self.end_if_running(task),
             Due::Backup(job) => self.run_backup(job),
         }
     }
@@ -392,7 +413,7 @@ impl World {
         let served = storage.file.served_by.as_ref().is_none_or(|server| {
             self.hosts.get(server).is_some_and(|server| server.phase.in_cluster())
         });
-        there && storage.active && served
+        there && storage.active && !storage.file.disabled && served
     }
 }
 

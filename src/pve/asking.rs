@@ -15,8 +15,9 @@ use super::client::Trouble;
 use super::wire::{self, Precondition};
 use super::{Core, api_name, evidence, lanes, tasks};
 use crate::cluster::{
-    Answer, BackupJob, Gap, GuestFacts, GuestKind, HostName, LiveGuest, Membership, Moment,
-    Permissions, Question, Readiness, RunState, TaskSeen, Vmid,
+    Answer, BackupJob, CephSeen, Device, Gap, GuestFacts, GuestKind, HaStatus, HostName, LiveGuest,
+    LocalVolume, Membership, Moment, Permissions, Question, Readiness, ReplicationSeen, RunState,
+    StorageConfig, TaskSeen, Vmid, VolumeKind,
 };
 use crate::site::{Clock, Transport, Working};
 
@@ -45,6 +46,11 @@ pub fn name(question: &Question) -> String {
         Question::BackupJobs => "backup jobs".into(),
         Question::WakeAddress(host) => format!("wake address of {host}"),
         Question::Guest(guest) => format!("configuration of guest {guest}"),
+        Question::Replications => "replication jobs".into(),
+        Question::HaStatus => "the HA manager's status".into(),
+        Question::Ceph(host) => format!("Ceph on {host}"),
+        Question::Storages => "storages as configured".into(),
+        Question::Check { host, check } => format!("check {check} of {host}"),
         Question::Task(upid) => format!("task {upid}"),
         Question::Tasks { host, guest: Some(guest), .. } => {
             format!("tasks of guest {guest} on {host}")
@@ -94,6 +100,11 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
             Question::BackupJobs => self.backup_jobs().await,
             Question::WakeAddress(host) => self.wake_address(host).await,
             Question::Guest(guest) => self.guest(*guest).await,
+            Question::Replications => self.replications().await,
+            Question::HaStatus => self.ha_status().await,
+            Question::Ceph(host) => self.ceph(host).await,
+            Question::Storages => self.storages().await,
+            Question::Check { check, .. } => Err(format!("`{check}` is no question to PVE")),
             Question::Task(upid) => self.task(upid).await,
             Question::Tasks { host, guest, since } => {
                 self.tasks(host, *guest, since.as_second()).await
@@ -281,8 +292,97 @@ impl<'a, T: Transport, C: Clock> Asking<'a, T, C> {
         let precondition = self.at(&to, client.precondition(&to, &path)).await.map_err(told)?;
         let named = |node: &str| self.core.endpoints().host(node);
         let mut facts = facts(kind, &config, precondition, &shared, named);
+        // Only a guest with something local can have a copy elsewhere.
+        if facts.local.iter().any(|volume| volume.replicated) {
+            let node = self.core.endpoints().node(&host).to_owned();
+            let vmid = guest.to_string();
+            let call = client.replications(&to, &node, Some(&vmid));
+            let jobs = self.at(&to, call).await.map_err(told)?;
+            let good =
+                |job: &&wire::Replication| job.guest == guest.0 && !job.disabled && job.synced;
+            facts.replicated_to = jobs.iter().filter(good).map(|job| named(&job.target)).collect();
+        }
         facts.on = Some(host);
         Ok(Answer::Guest(Box::new(facts)))
+    }
+
+    /// A member's jobs are those of the guests on it, so every member is asked.
+    async fn replications(&mut self) -> Result<Answer, String> {
+        let members = self.core.board.borrow().online.clone();
+        let mut jobs = Vec::new();
+        for host in members {
+            let to = self.core.endpoints().door(&host);
+            let node = self.core.endpoints().node(&host).to_owned();
+            let call = self.core.client.replications(&to, &node, None);
+            for job in self.at(&to, call).await.map_err(told)? {
+                jobs.push(ReplicationSeen {
+                    guest: Vmid(job.guest),
+                    from: host.clone(),
+                    to: self.core.endpoints().host(&job.target),
+                    running: job.running,
+                    disabled: job.disabled,
+                    error: job.error,
+                });
+            }
+        }
+        Ok(Answer::Replications(jobs))
+    }
+
+    async fn ha_status(&mut self) -> Result<Answer, String> {
+        let to = self.anybody()?;
+        let client = &self.core.client;
+        let manager = self.at(&to, client.manager_status(&to)).await.map_err(told)?;
+        let shutdown_policy = self.at(&to, client.shutdown_policy(&to)).await.map_err(told)?;
+        let named = |node: &str| self.core.endpoints().host(node);
+        let by_host = |all: BTreeMap<String, String>| {
+            all.into_iter().map(|(node, word)| (named(&node), word)).collect()
+        };
+        let services = manager.services.into_iter();
+        Ok(Answer::HaStatus(Box::new(HaStatus {
+            hosts: by_host(manager.nodes),
+            agents: by_host(manager.agents),
+            services: services.map(|(sid, (node, word))| (sid, (named(&node), word))).collect(),
+            shutdown_policy,
+        })))
+    }
+
+    async fn ceph(&mut self, host: &HostName) -> Result<Answer, String> {
+        let to = self.core.endpoints().door(host);
+        let node = self.core.endpoints().node(host).to_owned();
+        let client = &self.core.client;
+        let monitors = self.at(&to, client.ceph_monitors(&to, &node)).await.map_err(told)?;
+        let Some(monitors) = monitors else { return Ok(Answer::Ceph(CephSeen::default())) };
+        let disks = self.at(&to, client.ceph_disks(&to, &node)).await.map_err(told)?;
+        let own = monitors.iter().filter(|(_, on)| *on == node).map(|(name, _)| ("mon", name));
+        let mut daemons: Vec<(&str, String)> = own.map(|(kind, id)| (kind, id.clone())).collect();
+        daemons.extend(disks.iter().map(|number| ("osd", number.to_string())));
+        let mut seen = CephSeen {
+            daemons: daemons.iter().map(|(kind, id)| format!("{kind}.{id}")).collect(),
+            ..CephSeen::default()
+        };
+        if daemons.is_empty() {
+            return Ok(Answer::Ceph(seen));
+        }
+        seen.noout = self.at(&to, client.ceph_noout(&to)).await.map_err(told)?;
+        for (kind, id) in daemons {
+            let call = client.ceph_safety(&to, &node, kind, &id);
+            if let Some(words) = self.at(&to, call).await.map_err(told)? {
+                seen.needed = Some((format!("{kind}.{id}"), words));
+                break;
+            }
+        }
+        Ok(Answer::Ceph(seen))
+    }
+
+    async fn storages(&mut self) -> Result<Answer, String> {
+        let to = self.anybody()?;
+        let entries = self.at(&to, self.core.client.storages(&to)).await.map_err(told)?;
+        let named = |node: &String| self.core.endpoints().host(node);
+        let one = |entry: wire::StorageEntry| {
+            let hosts = entry.nodes.map(|nodes| nodes.iter().map(named).collect());
+            (entry.name, StorageConfig { kind: entry.kind, disabled: entry.disabled, hosts })
+        };
+        Ok(Answer::Storages(entries.into_iter().map(one).collect()))
     }
 
     async fn task(&mut self, upid: &str) -> Result<Answer, String> {
@@ -335,29 +435,103 @@ fn facts(
     let seen = precondition.unwrap_or_default();
     let number = |key: &str| startup_value(config, key).and_then(|value| value.parse().ok());
     let flag = |key: &str| matches!(config.get(key).map(String::as_str), Some("1" | "yes" | "on"));
-    let (local_disks, local_devices, sizes) = match kind {
+    let in_snapshot = seen.local_disks.iter().any(|disk| disk.in_snapshot);
+    let (local, devices): (Vec<LocalVolume>, Vec<Device>) = match kind {
         // PVE knows best what of a VM is local.
-        GuestKind::Vm => (seen.local_disks, seen.local_devices, seen.local_sizes),
+        GuestKind::Vm => (
+            seen.local_disks.into_iter().map(volume).collect(),
+            seen.devices.into_iter().map(device).collect(),
+        ),
         // For containers it checks no storage at all.
         GuestKind::Ct => container_locals(config, shared),
     };
+    let storages: BTreeSet<String> =
+        volumes(config).map(|(_, storage, _)| storage.into()).collect();
+    let first_disk = || volumes(config).find(|(key, _, rest)| *key != "unused" && !is_image(rest));
     let mut local_bytes: BTreeMap<String, u64> = BTreeMap::new();
-    for (volume, bytes) in &sizes {
-        if let Some((storage, _)) = volume.split_once(':') {
+    for volume in &local {
+        if let (Some(storage), Some(bytes)) = (volume.storage(), volume.bytes) {
             *local_bytes.entry(storage.to_owned()).or_default() += bytes;
         }
     }
     GuestFacts {
         on: None,
-        local_disks,
+        local,
         local_bytes,
-        local_devices,
+        devices,
+        snapshots: config.contains_key("parent") || in_snapshot,
+        host_cpu: config.get("cpu").is_some_and(|cpu| {
+            cpu.split(',').any(|part| matches!(part.trim(), "host" | "cputype=host"))
+        }),
         allowed: seen.allowed.map(|nodes| nodes.iter().map(|node| host(node)).collect()),
+        barred: seen.barred.into_iter().map(|(node, why)| (host(&node), why)).collect(),
+        dependents: seen.dependents,
+        replicated_to: BTreeSet::new(),
+        state_storage: match config.get("vmstatestorage") {
+            Some(named) => Some(named.clone()),
+            None => first_disk().map(|(_, storage, _)| storage.to_owned()),
+        },
+        storages,
         onboot: flag("onboot"),
         startup_order: number("order"),
+        startup_seconds: number("up"),
         shutdown_seconds: number("down"),
         protection: flag("protection"),
     }
+}
+
+fn volume(disk: wire::LocalDisk) -> LocalVolume {
+    let kind = match (disk.cdrom, disk.cloud_init, disk.unused) {
+        (true, _, _) => VolumeKind::Iso,
+        (false, true, _) => VolumeKind::CloudInit,
+        (false, false, true) => VolumeKind::Unused,
+        (false, false, false) => VolumeKind::Disk,
+    };
+    LocalVolume {
+        linked: is_linked(&disk.volume),
+        // PVE replicates the disks a guest uses, and nothing that it makes anew or has put aside.
+        replicated: kind == VolumeKind::Disk && !disk.unreplicated,
+        name: disk.volume,
+        kind,
+        bytes: disk.bytes,
+    }
+}
+
+fn device(found: wire::LocalDevice) -> Device {
+    Device { key: found.key, mapped: found.mapped, holds: found.holds }
+}
+
+/// `local-zfs:base-100-disk-0/vm-101-disk-0`, or with a folder for each.
+fn is_linked(volume: &str) -> bool {
+    let name = volume.split_once(':').map_or(volume, |(_, name)| name);
+    let mut parts = name.split('/');
+    parts.next_back();
+    parts.any(|part| part.starts_with("base-") || part.starts_with("basevol-"))
+}
+
+/// An image in a drive, by the options of its line.
+fn is_image(line: &str) -> bool {
+    line.split(',').any(|option| option == "media=cdrom")
+}
+
+/// Every line of a configuration that names a volume on a storage: its key without the number, the
+/// storage, the line.
+fn volumes(config: &BTreeMap<String, String>) -> impl Iterator<Item = (&str, &str, &str)> {
+    const KEYS: [&str; 12] = [
+        "ide", "sata", "scsi", "virtio", "efidisk", "tpmstate", "unused", "rootfs", "mp",
+        "vmstate", "nvme", "disk",
+    ];
+    config.iter().filter_map(|(key, line)| {
+        let plain = key.trim_end_matches(|c: char| c.is_ascii_digit());
+        if !KEYS.contains(&plain) {
+            return None;
+        }
+        let volume = line.split(',').next().unwrap_or("");
+        let volume = volume.strip_prefix("file=").unwrap_or(volume);
+        let volume = volume.strip_prefix("volume=").unwrap_or(volume);
+        let (storage, _) = volume.split_once(':').filter(|(name, _)| !name.contains('/'))?;
+        Some((plain, storage, line.as_str()))
+    })
 }
 
 /// `startup: order=2,up=30,down=60`, where a bare number is the order.
@@ -372,28 +546,40 @@ fn startup_value<'a>(config: &'a BTreeMap<String, String>, key: &str) -> Option<
 fn container_locals(
     config: &BTreeMap<String, String>,
     shared: &BTreeSet<String>,
-) -> (Vec<String>, Vec<String>, BTreeMap<String, u64>) {
+) -> (Vec<LocalVolume>, Vec<Device>) {
     let numbered = |key: &str, prefix: &str| {
         key.strip_prefix(prefix)
             .is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit()))
     };
-    let (mut disks, mut devices, mut sizes) = (Vec::new(), Vec::new(), BTreeMap::new());
-    for (key, value) in config {
-        if key == "rootfs" || numbered(key, "mp") || numbered(key, "unused") {
-            let volume = value.split(',').next().unwrap_or("");
-            let volume = volume.strip_prefix("volume=").unwrap_or(volume);
-            let marked = value.split(',').any(|option| option == "shared=1");
-            let on_shared = volume.split_once(':').is_some_and(|(name, _)| shared.contains(name));
-            if !marked && !on_shared {
-                let size = value.split(',').find_map(|option| option.strip_prefix("size="));
-                sizes.extend(size.and_then(bytes).map(|bytes| (volume.to_owned(), bytes)));
-                disks.push(volume.to_owned());
+    let (mut disks, mut devices) = (Vec::new(), Vec::new());
+    for (key, line) in config {
+        let unused = numbered(key, "unused");
+        if key == "rootfs" || numbered(key, "mp") || unused {
+            let name = line.split(',').next().unwrap_or("");
+            let name = name.strip_prefix("volume=").unwrap_or(name);
+            let option = |option: &str| line.split(',').any(|part| part == option);
+            let storage = name.split_once(':').map(|(storage, _)| storage);
+            let on_shared = storage.is_some_and(|storage| shared.contains(storage));
+            if option("shared=1") || on_shared {
+                continue;
             }
+            let kind = match (name.starts_with('/'), unused) {
+                (true, _) => VolumeKind::Mount,
+                (false, true) => VolumeKind::Unused,
+                (false, false) => VolumeKind::Disk,
+            };
+            disks.push(LocalVolume {
+                name: name.to_owned(),
+                kind,
+                replicated: kind == VolumeKind::Disk && !option("replicate=0"),
+                linked: is_linked(name),
+                bytes: line.split(',').find_map(|part| bytes(part.strip_prefix("size=")?)),
+            });
         } else if numbered(key, "dev") {
-            devices.push(key.clone());
+            devices.push(Device { key: key.clone(), mapped: false, holds: true });
         }
     }
-    (disks, devices, sizes)
+    (disks, devices)
 }
 
 /// `8G`, `512M`, `4096K`, `1T`, or plain bytes.
@@ -430,12 +616,60 @@ mod tests {
         ]);
         let shared = BTreeSet::from(["nas".to_owned()]);
         let facts = facts(GuestKind::Ct, &config, None, &shared, |node| node.into());
-        assert_eq!(facts.local_disks, ["local-lvm:vm-203-disk-1", "/srv/media"]);
-        assert_eq!(facts.local_bytes, BTreeMap::new(), "no size is told for what is local");
-        assert_eq!(facts.local_devices, ["dev0"]);
+        let local: Vec<_> = facts.local.iter().map(|one| (one.name.as_str(), one.kind)).collect();
+        let disk = ("local-lvm:vm-203-disk-1", VolumeKind::Disk);
+        assert_eq!(local, [disk, ("/srv/media", VolumeKind::Mount)]);
+        assert!(facts.local[0].replicated && !facts.local[1].replicated);
+        assert_eq!(facts.devices[0].spoken(), "a device of its host (dev0)");
+        assert_eq!(facts.storages, BTreeSet::from(["local-lvm".to_owned(), "nas".to_owned()]));
         assert_eq!(facts.allowed, None);
         assert!(facts.onboot && !facts.protection);
         assert_eq!((facts.startup_order, facts.shutdown_seconds), (Some(2), Some(90)));
+    }
+
+    #[test]
+    fn what_of_a_vm_is_local_is_told_apart() {
+        let body = br#"{"data":{"running":1,"allowed_nodes":["pve2"],
+            "not_allowed_nodes":{"pve2":{},"pve3":{"unavailable_storages":["fast"]},
+              "pve4":{"blocking-ha-resources":[{"sid":"vm:101","cause":"resource-affinity"}]}},
+            "local_disks":[
+              {"volid":"local:100/vm-100-disk-0.qcow2","cdrom":0,"shared":0,"replicate":1,"size":1024},
+              {"volid":"local:100/vm-100-disk-1.qcow2","shared":0,"replicate":0},
+              {"volid":"local:iso/debian.iso","cdrom":1,"shared":0},
+              {"volid":"local:100/vm-100-cloudinit.qcow2","cdrom":1,"shared":0},
+              {"volid":"local:100/vm-100-disk-2.qcow2","is_unused":1,"shared":0},
+              {"volid":"local:9/base-9-disk-0.qcow2/100/vm-100-disk-3.qcow2","shared":0}],
+            "local_resources":["hostpci0","usb0"],"mapped-resources":["usb0"],
+            "mapped-resource-info":{"usb0":{"name":"key"}},"dependent-ha-resources":["vm:102"]}}"#;
+        let seen = wire::precondition(body).unwrap();
+        let config = config(&[
+            ("scsi0", "local:100/vm-100-disk-0.qcow2,size=1G"),
+            ("ide2", "nas:iso/tools.iso,media=cdrom"),
+            ("cpu", "host,flags=+aes"),
+            ("parent", "before-upgrade"),
+        ]);
+        let found = facts(GuestKind::Vm, &config, Some(seen), &BTreeSet::new(), |node| node.into());
+        let kinds: Vec<_> = found.local.iter().map(|one| one.kind).collect();
+        use VolumeKind::{CloudInit, Disk, Iso, Unused};
+        assert_eq!(kinds, [Disk, Disk, Iso, CloudInit, Unused, Disk]);
+        let copied: Vec<_> = found.local.iter().map(|one| one.replicated).collect();
+        assert_eq!(copied, [true, false, false, false, false, true]);
+        assert!(found.local[5].linked && !found.local[0].linked);
+        assert_eq!(found.local_bytes, BTreeMap::from([("local".to_owned(), 1024)]));
+        assert_eq!(found.barred.len(), 2, "allowed nodes stand there with nothing in them");
+        assert_eq!(found.barred[&HostName::from("pve3")], "it has no storage fast");
+        assert_eq!(
+            found.barred[&HostName::from("pve4")],
+            "an affinity rule keeps it away from vm:101"
+        );
+        let devices: Vec<_> = found.devices.iter().map(|one| (one.spoken(), one.holds)).collect();
+        assert_eq!(devices[0], ("a PCI device (hostpci0)".into(), true));
+        assert_eq!(devices[1], ("a USB device (usb0, mapped)".into(), true));
+        assert!(found.snapshots && found.host_cpu);
+        assert_eq!(found.state_storage.as_deref(), Some("local"));
+        let storages: Vec<_> = found.storages.iter().map(String::as_str).collect();
+        assert_eq!(storages, ["local", "nas"], "an image in the drive counts");
+        assert_eq!(found.dependents, ["vm:102"]);
     }
 
     #[test]

@@ -220,6 +220,75 @@ impl<T: Transport> Client<T> {
         }
     }
 
+    /// Replication jobs of the guests on a node; `guest` alone where one is named.
+    pub async fn replications(
+        &self,
+        to: &HostName,
+        node: &str,
+        guest: Option<&str>,
+    ) -> Result<Vec<wire::Replication>, Trouble> {
+        let params: Vec<(&str, &str)> = guest.map(|guest| ("guest", guest)).into_iter().collect();
+        let path = format!("/nodes/{node}/replication");
+        self.get(to, path, &params, READ_LIMIT, wire::replications).await
+    }
+
+    pub async fn manager_status(&self, to: &HostName) -> Result<wire::Manager, Trouble> {
+        let path = "/cluster/ha/status/manager_status".into();
+        self.get(to, path, &[], READ_LIMIT, wire::manager_status).await
+    }
+
+    pub async fn shutdown_policy(&self, to: &HostName) -> Result<Option<String>, Trouble> {
+        self.get(to, "/cluster/options".into(), &[], READ_LIMIT, wire::shutdown_policy).await
+    }
+
+    pub async fn storages(&self, to: &HostName) -> Result<Vec<wire::StorageEntry>, Trouble> {
+        self.get(to, "/storage".into(), &[], READ_LIMIT, wire::storages).await
+    }
+
+    /// `None` where Ceph is not used.
+    pub async fn ceph_monitors(
+        &self,
+        to: &HostName,
+        node: &str,
+    ) -> Result<Option<Vec<(String, String)>>, Trouble> {
+        let path = format!("/nodes/{node}/ceph/mon");
+        match self.get(to, path, &[], READ_LIMIT, wire::ceph_monitors).await {
+            Ok(monitors) => Ok(Some(monitors)),
+            // PVE without the call has no Ceph either, and no other word for a Ceph that is not used
+            // (`pve-manager`, `Ceph/Tools.pm`).
+            Err(Trouble::Refused { status: 501, .. }) => Ok(None),
+            Err(Trouble::Refused { status: 500, sentence })
+                if sentence.contains("binary not installed")
+                    || sentence.contains("not initialized") =>
+            {
+                Ok(None)
+            }
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    pub async fn ceph_disks(&self, to: &HostName, node: &str) -> Result<Vec<u64>, Trouble> {
+        let path = format!("/nodes/{node}/ceph/osd");
+        self.get(to, path, &[], READ_LIMIT, |body| wire::ceph_disks(body, node)).await
+    }
+
+    pub async fn ceph_noout(&self, to: &HostName) -> Result<bool, Trouble> {
+        self.get(to, "/cluster/ceph/flags".into(), &[], READ_LIMIT, wire::ceph_noout).await
+    }
+
+    /// What Ceph says against stopping a daemon.
+    pub async fn ceph_safety(
+        &self,
+        to: &HostName,
+        node: &str,
+        service: &str,
+        id: &str,
+    ) -> Result<Option<String>, Trouble> {
+        let path = format!("/nodes/{node}/ceph/cmd-safety");
+        let params = [("service", service), ("id", id), ("action", "stop")];
+        self.get(to, path, &params, READ_LIMIT, wire::ceph_safety).await
+    }
+
     /// `None` where the host knows no such task.
     pub async fn task(
         &self,

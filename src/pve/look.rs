@@ -173,6 +173,7 @@ impl Look {
         let storage = |storage: &super::wire::StorageResource| StorageSeen {
             host: endpoints.host(&storage.node),
             name: storage.storage.clone(),
+            kind: storage.kind.clone(),
             shared: storage.shared,
             available: storage.available,
             free_bytes: storage.free_bytes,

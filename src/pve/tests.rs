@@ -406,7 +406,7 @@ fn quick_questions_are_answered_in_the_look_that_asks_them() {
         let Answer::ConfiguredVotes(votes) = answer(3) else { panic!() };
         assert_eq!(votes[&HostName::from("host3")], 1);
         let Answer::Guest(facts) = answer(4) else { panic!() };
-        assert!(facts.local_disks.is_empty() && facts.local_devices.is_empty());
+        assert!(facts.local.is_empty() && facts.devices.is_empty());
         let allowed = facts.allowed.unwrap();
         assert_eq!(allowed.iter().map(HostName::as_str).collect::<Vec<_>>(), ["host2", "host3"]);
         let Err(gap) = &seen.answers[&questions[5]].answer else { panic!() };
@@ -436,11 +436,13 @@ fn a_task_that_nobody_knows_is_none_and_an_older_pve_has_no_precondition_for_con
         house.answers("host1", &path, 0, Ok(unknown));
         let config = br#"{"data":{"rootfs":"local:200/vm-200-disk-0.raw,size=64M","onboot":1}}"#;
         house.says("host3", "/nodes/pve3/lxc/200/config", config.to_vec());
+        house.says("host3", "/nodes/pve3/replication", br#"{"data":[]}"#.to_vec());
         let questions = [Question::Task(upid.into()), Question::Guest(Vmid(200))];
         let seen = house.observe(&questions).await;
         assert_eq!(seen.answers[&questions[0]].answer, Ok(Answer::Task(None)));
         let Ok(Answer::Guest(facts)) = &seen.answers[&questions[1]].answer else { panic!() };
-        assert_eq!(facts.local_disks, ["local:200/vm-200-disk-0.raw"]);
+        assert_eq!(facts.local[0].name, "local:200/vm-200-disk-0.raw");
+        assert_eq!(facts.local[0].bytes, Some(64 << 20));
         assert_eq!((facts.allowed.as_ref(), facts.onboot), (None, true));
     });
 }

@@ -233,6 +233,7 @@ pub struct GuestResource {
 pub struct StorageResource {
     pub node: String,
     pub storage: String,
+    pub kind: Option<String>,
     pub shared: bool,
     pub available: bool,
     pub free_bytes: Option<u64>,
@@ -281,6 +282,8 @@ pub fn resources(body: &[u8]) -> Result<Resources, String> {
         storage: Option<String>,
         #[serde(default, deserialize_with = "flag")]
         shared: Option<bool>,
+        #[serde(default, deserialize_with = "text")]
+        plugintype: Option<String>,
     }
     let mut seen = Resources::default();
     for entry in data::<Vec<Entry>>(body)? {
@@ -322,6 +325,7 @@ pub fn resources(body: &[u8]) -> Result<Resources, String> {
             "storage" => seen.storages.push(StorageResource {
                 node: node(entry.node)?,
                 storage: entry.storage.ok_or_else(|| format!("{what} has no name"))?,
+                kind: entry.plugintype,
                 shared: entry.shared == Some(true),
                 available: entry.status.as_deref() == Some("available"),
                 free_bytes: free(entry.disk, entry.maxdisk),
@@ -612,13 +616,35 @@ pub fn guest_config(body: &[u8]) -> Result<BTreeMap<String, String>, String> {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Precondition {
     pub allowed: Option<Vec<String>>,
-    /// Volume names of disks that are not shared.
-    pub local_disks: Vec<String>,
-    /// Bytes of each of them, where PVE tells.
-    pub local_sizes: BTreeMap<String, u64>,
-    /// Devices that hold the guest where it is: not mapped, or mapped without live migration while
-    /// it runs.
-    pub local_devices: Vec<String>,
+    /// Why PVE does not let it go to a node. Allowed nodes stand in PVE's answer too, with nothing
+    /// in them; they are left out here.
+    pub barred: BTreeMap<String, String>,
+    pub local_disks: Vec<LocalDisk>,
+    /// Devices of the host, mapped ones among them.
+    pub devices: Vec<LocalDevice>,
+    /// HA resources that move along.
+    pub dependents: Vec<String>,
+}
+
+/// A volume that PVE calls local.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalDisk {
+    pub volume: String,
+    pub cdrom: bool,
+    pub cloud_init: bool,
+    pub unused: bool,
+    /// `replicate=0` in its line.
+    pub unreplicated: bool,
+    pub in_snapshot: bool,
+    pub bytes: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalDevice {
+    pub key: String,
+    pub mapped: bool,
+    /// It stands in the way: not mapped, or mapped without live migration while the guest runs.
+    pub holds: bool,
 }
 
 pub fn precondition(body: &[u8]) -> Result<Precondition, String> {
@@ -626,10 +652,20 @@ pub fn precondition(body: &[u8]) -> Result<Precondition, String> {
     struct Disk {
         #[serde(default, deserialize_with = "text")]
         volid: Option<String>,
-        #[serde(default, deserialize_with = "number")]
-        size: Option<u64>,
         #[serde(default, deserialize_with = "flag")]
         shared: Option<bool>,
+        #[serde(default, deserialize_with = "flag")]
+        cdrom: Option<bool>,
+        #[serde(default, deserialize_with = "flag")]
+        is_cloudinit: Option<bool>,
+        #[serde(default, deserialize_with = "flag")]
+        is_unused: Option<bool>,
+        #[serde(default, deserialize_with = "flag")]
+        replicate: Option<bool>,
+        #[serde(default)]
+        referenced_in_snapshot: Scalar,
+        #[serde(default, deserialize_with = "number")]
+        size: Option<u64>,
     }
     #[derive(Default, Deserialize)]
     struct Mapping {
@@ -642,6 +678,8 @@ pub fn precondition(body: &[u8]) -> Result<Precondition, String> {
         running: Option<bool>,
         #[serde(default, alias = "allowed-nodes")]
         allowed_nodes: Option<Vec<String>>,
+        #[serde(default, alias = "not-allowed-nodes")]
+        not_allowed_nodes: Option<BTreeMap<String, serde_json::Value>>,
         #[serde(default)]
         local_disks: Option<Vec<Disk>>,
         #[serde(default)]
@@ -650,29 +688,299 @@ pub fn precondition(body: &[u8]) -> Result<Precondition, String> {
         mapped: Option<Vec<String>>,
         #[serde(default, rename = "mapped-resource-info")]
         mapping: Option<BTreeMap<String, Mapping>>,
+        #[serde(default, rename = "dependent-ha-resources")]
+        dependents: Option<Vec<String>>,
     }
     let wire = data::<Wire>(body)?;
     let mapped = wire.mapped.unwrap_or_default();
     let mapping = wire.mapping.unwrap_or_default();
     let running = wire.running != Some(false);
-    let travels = |device: &str| {
-        let live = || mapping.get(device).is_some_and(|info| info.live == Some(true));
-        mapped.iter().any(|name| name == device) && (!running || live())
+    let mut keys = wire.local_resources.unwrap_or_default();
+    keys.extend(mapped.iter().filter(|name| !keys.contains(name)).cloned().collect::<Vec<_>>());
+    let device = |key: String| {
+        let is_mapped = mapped.contains(&key);
+        let live = mapping.get(&key).is_some_and(|info| info.live == Some(true));
+        let holds = !(is_mapped && (!running || live));
+        LocalDevice { key, mapped: is_mapped, holds }
     };
-    let mut local_devices = wire.local_resources.unwrap_or_default();
-    local_devices.extend(
-        mapped.iter().filter(|name| !local_devices.contains(name)).cloned().collect::<Vec<_>>(),
-    );
-    local_devices.retain(|device| !travels(device));
-    let (mut local_disks, mut local_sizes) = (Vec::new(), BTreeMap::new());
+    let mut local_disks = Vec::new();
     for disk in wire.local_disks.unwrap_or_default() {
-        if disk.shared != Some(true) {
-            let volume = disk.volid.ok_or("a local disk without a name")?;
-            local_sizes.extend(disk.size.map(|bytes| (volume.clone(), bytes)));
-            local_disks.push(volume);
+        if disk.shared == Some(true) {
+            continue;
+        }
+        let volume = disk.volid.ok_or("a local disk without a name")?;
+        let cloud_init = disk.is_cloudinit == Some(true) || volume.contains("-cloudinit");
+        local_disks.push(LocalDisk {
+            cdrom: disk.cdrom == Some(true) && !cloud_init,
+            cloud_init,
+            unused: disk.is_unused == Some(true),
+            unreplicated: disk.replicate == Some(false),
+            in_snapshot: !matches!(disk.referenced_in_snapshot, Scalar::Nothing)
+                && disk.referenced_in_snapshot.flag() != Some(false),
+            bytes: disk.size,
+            volume,
+        });
+    }
+    let barred = wire.not_allowed_nodes.unwrap_or_default().into_iter();
+    Ok(Precondition {
+        allowed: wire.allowed_nodes,
+        barred: barred.filter_map(|(node, why)| Some((node, why_barred(&why)?))).collect(),
+        local_disks,
+        devices: keys.into_iter().map(device).collect(),
+        dependents: wire.dependents.unwrap_or_default(),
+    })
+}
+
+/// What stands against a node, in a clause; `None` for an allowed one.
+fn why_barred(why: &serde_json::Value) -> Option<String> {
+    let fields = why.as_object().filter(|fields| !fields.is_empty())?;
+    let words = |key: &str| -> Vec<String> {
+        let list = fields.get(key).and_then(|list| list.as_array()).cloned().unwrap_or_default();
+        let word = |one: &serde_json::Value| match one {
+            serde_json::Value::String(text) => Some(text.clone()),
+            // `{"sid": "vm:101", "cause": "resource-affinity"}`
+            serde_json::Value::Object(entry) => {
+                Some(entry.get("sid").and_then(|sid| sid.as_str())?.to_owned())
+            }
+            _ => None,
+        };
+        list.iter().filter_map(word).collect()
+    };
+    let any = |keys: [&str; 2]| keys.into_iter().flat_map(words).collect::<Vec<_>>().join(", ");
+    let storages = any(["unavailable_storages", "unavailable-storages"]);
+    let resources = any(["unavailable-resources", "unavailable_resources"]);
+    let affinity = any(["blocking-ha-resources", "blocking_ha_resources"]);
+    Some(match (storages.as_str(), resources.as_str(), affinity.as_str()) {
+        ("", "", "") => "PVE does not say why".into(),
+        ("", "", sids) => format!("an affinity rule keeps it away from {sids}"),
+        ("", resources, _) => format!("no device is mapped there for {resources}"),
+        (storages, _, _) => format!("it has no storage {storages}"),
+    })
+}
+
+/// `GET /nodes/{n}/replication`: the jobs of one node's guests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Replication {
+    pub guest: u32,
+    pub target: String,
+    /// It runs now.
+    pub running: bool,
+    /// It has run at least once.
+    pub synced: bool,
+    pub disabled: bool,
+    pub error: Option<String>,
+}
+
+pub fn replications(body: &[u8]) -> Result<Vec<Replication>, String> {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default, deserialize_with = "number")]
+        guest: Option<u64>,
+        #[serde(default, deserialize_with = "text")]
+        target: Option<String>,
+        #[serde(default, deserialize_with = "number")]
+        pid: Option<u64>,
+        #[serde(default, deserialize_with = "number")]
+        last_sync: Option<u64>,
+        #[serde(default, deserialize_with = "flag")]
+        disable: Option<bool>,
+        #[serde(default, deserialize_with = "text")]
+        remove_job: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        error: Option<String>,
+    }
+    let one = |entry: Entry| {
+        Ok(Replication {
+            guest: vmid(entry.guest).ok_or("a replication job without a guest")?,
+            target: entry.target.ok_or("a replication job without a target")?,
+            running: entry.pid.is_some_and(|pid| pid > 0),
+            synced: entry.last_sync.is_some_and(|at| at > 0),
+            disabled: entry.disable == Some(true) || entry.remove_job.is_some(),
+            error: entry.error.filter(|text| !text.is_empty()),
+        })
+    };
+    data::<Vec<Entry>>(body)?.into_iter().map(one).collect()
+}
+
+/// `GET /cluster/ha/status/manager_status`: by node and by service, as written there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Manager {
+    pub nodes: BTreeMap<String, String>,
+    pub agents: BTreeMap<String, String>,
+    /// sid → (node, state)
+    pub services: BTreeMap<String, (String, String)>,
+}
+
+/// Where HA was never used most of it is missing: then there is nothing to care for.
+pub fn manager_status(body: &[u8]) -> Result<Manager, String> {
+    #[derive(Default, Deserialize)]
+    struct Service {
+        #[serde(default, deserialize_with = "text")]
+        node: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        state: Option<String>,
+    }
+    #[derive(Default, Deserialize)]
+    struct Inner {
+        #[serde(default)]
+        node_status: Option<BTreeMap<String, Scalar>>,
+        #[serde(default)]
+        service_status: Option<BTreeMap<String, Service>>,
+    }
+    #[derive(Default, Deserialize)]
+    struct Agent {
+        #[serde(default, deserialize_with = "text")]
+        state: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        mode: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Wire {
+        #[serde(default)]
+        manager_status: Option<Inner>,
+        #[serde(default)]
+        lrm_status: Option<BTreeMap<String, Agent>>,
+    }
+    let wire = data::<Wire>(body)?;
+    let inner = wire.manager_status.unwrap_or_default();
+    let mut manager = Manager::default();
+    for (node, status) in inner.node_status.unwrap_or_default() {
+        manager.nodes.insert(node, status.text().unwrap_or_default());
+    }
+    for (node, agent) in wire.lrm_status.unwrap_or_default() {
+        let state = match agent.mode.as_deref() {
+            Some("maintenance") => Some("maintenance".to_owned()),
+            Some(_) | None => agent.state,
+        };
+        manager.agents.insert(node, state.unwrap_or_default());
+    }
+    for (sid, service) in inner.service_status.unwrap_or_default() {
+        let node = service.node.ok_or_else(|| format!("{sid} is on no host"))?;
+        manager.services.insert(sid, (node, service.state.unwrap_or_default()));
+    }
+    Ok(manager)
+}
+
+/// `GET /cluster/options`: `ha.shutdown_policy`, parsed or as the line it is written in.
+pub fn shutdown_policy(body: &[u8]) -> Result<Option<String>, String> {
+    #[derive(Deserialize)]
+    struct Options {
+        #[serde(default)]
+        ha: Option<serde_json::Value>,
+    }
+    Ok(match data::<Options>(body)?.ha {
+        Some(serde_json::Value::String(line)) => line
+            .split(',')
+            .find_map(|part| part.trim().strip_prefix("shutdown_policy="))
+            .map(str::to_owned),
+        Some(value) => {
+            value.get("shutdown_policy").and_then(|word| word.as_str()).map(str::to_owned)
+        }
+        None => None,
+    })
+}
+
+/// `GET /nodes/{n}/ceph/mon`: every monitor's name and host.
+pub fn ceph_monitors(body: &[u8]) -> Result<Vec<(String, String)>, String> {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default, deserialize_with = "text")]
+        name: Option<String>,
+        #[serde(default, deserialize_with = "text")]
+        host: Option<String>,
+    }
+    let one = |entry: Entry| {
+        let name = entry.name.ok_or("a Ceph monitor without a name")?;
+        // PVE names a monitor after its host.
+        Ok((name.clone(), entry.host.unwrap_or(name)))
+    };
+    data::<Vec<Entry>>(body)?.into_iter().map(one).collect()
+}
+
+/// `GET /nodes/{n}/ceph/osd`: numbers of the disks under `node` in the tree.
+pub fn ceph_disks(body: &[u8], node: &str) -> Result<Vec<u64>, String> {
+    fn below(tree: &serde_json::Value, node: &str, inside: bool, found: &mut Vec<u64>) {
+        let word = |key: &str| tree.get(key).and_then(|value| value.as_str()).unwrap_or("");
+        let inside = inside || word("type") == "host" && word("name") == node;
+        if inside && word("type") == "osd" {
+            let id = tree.get("id").cloned().unwrap_or_default();
+            let read = serde_json::from_value::<Scalar>(id).ok().and_then(|id| id.number());
+            found.extend(read);
+        }
+        for child in tree.get("children").and_then(|list| list.as_array()).into_iter().flatten() {
+            below(child, node, inside, found);
         }
     }
-    Ok(Precondition { allowed: wire.allowed_nodes, local_disks, local_sizes, local_devices })
+    let tree = data::<serde_json::Value>(body)?;
+    let root = tree.get("root").ok_or("the answer holds no tree of disks")?;
+    let mut found = Vec::new();
+    below(root, node, false, &mut found);
+    Ok(found)
+}
+
+/// `GET /cluster/ceph/flags`: whether `noout` is set.
+pub fn ceph_noout(body: &[u8]) -> Result<bool, String> {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default, deserialize_with = "text")]
+        name: Option<String>,
+        #[serde(default, deserialize_with = "flag")]
+        value: Option<bool>,
+    }
+    let flags = data::<Vec<Entry>>(body)?;
+    let noout = flags.iter().find(|entry| entry.name.as_deref() == Some("noout"));
+    Ok(noout.is_some_and(|entry| entry.value == Some(true)))
+}
+
+/// `GET /nodes/{n}/ceph/cmd-safety`: `None` where it is safe, else Ceph's own words.
+pub fn ceph_safety(body: &[u8]) -> Result<Option<String>, String> {
+    #[derive(Deserialize)]
+    struct Wire {
+        #[serde(default, deserialize_with = "flag")]
+        safe: Option<bool>,
+        #[serde(default, deserialize_with = "text")]
+        status: Option<String>,
+    }
+    let wire = data::<Wire>(body)?;
+    let words = || wire.status.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    Ok(match wire.safe {
+        Some(true) => None,
+        Some(false) => Some(words().unwrap_or_else(|| "not safe".into())),
+        None => return Err("`safe` is missing or garbled".into()),
+    })
+}
+
+/// `GET /storage`: one storage as it is configured.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StorageEntry {
+    pub name: String,
+    pub kind: String,
+    pub disabled: bool,
+    pub nodes: Option<Vec<String>>,
+}
+
+pub fn storages(body: &[u8]) -> Result<Vec<StorageEntry>, String> {
+    #[derive(Deserialize)]
+    struct Entry {
+        #[serde(default, deserialize_with = "text")]
+        storage: Option<String>,
+        #[serde(default, rename = "type", deserialize_with = "text")]
+        kind: Option<String>,
+        #[serde(default, deserialize_with = "flag")]
+        disable: Option<bool>,
+        #[serde(default, deserialize_with = "text")]
+        nodes: Option<String>,
+    }
+    let one = |entry: Entry| {
+        let nodes = entry.nodes.filter(|nodes| !nodes.is_empty());
+        Ok(StorageEntry {
+            name: entry.storage.ok_or("a storage without a name")?,
+            kind: entry.kind.unwrap_or_default(),
+            disabled: entry.disable == Some(true),
+            nodes: nodes.map(|nodes| nodes.split(',').map(|one| one.trim().to_owned()).collect()),
+        })
+    };
+    data::<Vec<Entry>>(body)?.into_iter().map(one).collect()
 }
 
 /// `GET /nodes/{n}/report`: plain text in a JSON string.

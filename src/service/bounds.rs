@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use crate::cluster::{GuestSeen, HostName, Observation, Question, Tier, Vmid};
 use crate::gate::{Bounds, EvidenceKind};
 use crate::ledger::{HostRecord, Ledger, Presence, Wants};
-use crate::policy::{GuestRule, GuestTraits, Host, OrElse, Otherwise, Policy, Serves};
+use crate::policy::{GuestRule, GuestTraits, Host, Inhibitor, OrElse, Otherwise, Policy, Serves};
 
 use super::Settings;
 
@@ -43,6 +43,9 @@ pub(super) fn bounds(
         may_start_guests: parked.map(|(guest, _)| *guest).collect(),
         never: never(policy, seen),
         frozen: ledger.frozen.keys().cloned().collect(),
+        tasks_ignored: ignoring(policy, Inhibitor::Tasks),
+        backups_ignored: ignoring(policy, Inhibitor::Backups),
+        locks_ignored: ignoring(policy, Inhibitor::Locks),
         commanded: commanded.cloned().collect(),
         here: settings.here.clone(),
         qnetd_on: qnetd_on(policy),
@@ -139,6 +142,12 @@ fn never(policy: &Policy, seen: &Observation) -> BTreeSet<HostName> {
     let low = policy.hosts().iter().filter(|(_, host)| host.tier == Tier::Low);
     let unnamed = seen.hosts.keys().filter(|host| policy.host(host).is_none());
     low.map(|(name, _)| name).chain(unnamed).cloned().collect()
+}
+
+/// Hosts whose owner switched an inhibitor off.
+fn ignoring(policy: &Policy, inhibitor: Inhibitor) -> BTreeSet<HostName> {
+    let off = |host: &Host| host.uninhibited.contains(&inhibitor);
+    policy.hosts().iter().filter(|(_, host)| off(host)).map(|(name, _)| name.clone()).collect()
 }
 
 fn qnetd_on(policy: &Policy) -> BTreeSet<HostName> {

@@ -31,6 +31,9 @@ const REPORTS_AGAIN: Duration = Duration::from_secs(300);
 /// A proof takes a drained host, a shutdown and a boot; after this it has failed.
 const PROOF_WITHIN: Duration = Duration::from_secs(3 * 3600);
 
+/// An answer that is asked again when it is older than this is waited for.
+const OLD_ANSWER: Duration = Duration::from_secs(300);
+
 /// What a turn came to.
 #[derive(Default)]
 pub(super) struct Concluded {
@@ -159,7 +162,9 @@ impl<S: Site> Service<S> {
             because: because.clone(),
         }));
         let whole = seen.whole();
-        entries.extend(telling::changes(&plan.holds, &ruling.refusals, self.books.ledger(), whole));
+        let ledger = self.books.ledger();
+        let told = telling::changes(&plan.holds, &ruling.refusals, ledger, whole, now.civil);
+        entries.extend(told);
         self.books.note(now, &entries)?;
 
         let because: BTreeMap<Move, String> =
@@ -286,8 +291,12 @@ impl<S: Site> Service<S> {
         let open = || ledger.undertakings.values().filter(|one| one.open());
         let waking = open().any(|one| matches!(one.purpose, Move::Wake(_)));
         let in_flight = ledger.in_flight().next().is_some();
-        // A question with any answer, a gap among them, is asked again at leisure.
-        let unanswered = self.questions.iter().any(|question| !seen.answers.contains_key(question));
+        // A question that could not be answered is asked again at leisure.
+        let grown_old = |question: &Question| match seen.answers.get(question) {
+            Some(known) => known.answer.is_ok() && seen.turn_began.since(known.asked) > OLD_ANSWER,
+            None => true,
+        };
+        let unanswered = self.questions.iter().any(grown_old);
         if eventful || waking || in_flight || unanswered {
             return LIVELY;
         }

@@ -15,13 +15,12 @@ use serde::Serialize;
 use super::doubts::{self, About, Addresses, Doubt};
 use crate::cli::live;
 use crate::cli::paper::{self, Ink, Sheet, plain, table};
-use crate::cluster::{Answer, GuestFacts, GuestSeen, HostName, Observation, Question, Tier, Vmid};
+use crate::cluster::{Answer, GuestFacts, GuestSeen, HostName, Observation, Question, Vmid};
 use crate::config::Config;
-use crate::plan::emptying::{Instead, instead};
-use crate::plan::placement::{Passage, way};
+use crate::plan::foresight::foresee;
 use crate::policy::text::{Fault, Marks};
 use crate::policy::votes::{Votes, never_resting};
-use crate::policy::{GuestRule, GuestTraits, Otherwise, Policy};
+use crate::policy::{GuestTraits, Policy};
 use crate::site::{RealClock, Site};
 
 /// A report, which alone shows a QDevice, may take 45 s.
@@ -137,7 +136,14 @@ impl Survey {
                 None => survey.unmatched.push(found.clone()),
             }
             match facts(seen, *vmid) {
-                Ok(facts) => survey.stuck.extend(stuck(policy, rule, guest, facts, found)),
+                Ok(facts) => {
+                    let ahead = foresee(policy, rule, *vmid, guest, Some(facts));
+                    survey.stuck.extend(ahead.map(|ahead| Stuck {
+                        guest: found,
+                        why: format!("it {}", ahead.why),
+                        then: ahead.then(),
+                    }));
+                }
                 Err(why) => survey.gaps.push(why),
             }
         }
@@ -280,40 +286,4 @@ fn votes(seen: &Observation) -> Option<Votes> {
         }
         Some(Ok(_) | Err(_)) | None => None,
     }
-}
-
-/// A guest that has reason to move some day, and cannot.
-fn stuck(
-    policy: &Policy,
-    rule: Option<&GuestRule>,
-    guest: &GuestSeen,
-    facts: &GuestFacts,
-    found: GuestFound,
-) -> Option<Stuck> {
-    let sleeps = |host: &HostName| policy.host(host).is_some_and(|host| host.tier != Tier::Low);
-    let pinned = rule.is_some_and(|rule| rule.pinned);
-    let goes = rule.is_some_and(|rule| {
-        !pinned && rule.prefer.first().is_some_and(|first| *first != guest.host)
-    });
-    if !sleeps(&guest.host) && !goes {
-        return None;
-    }
-    let why = match (pinned, way(guest.kind, facts, rule)) {
-        (true, _) => "it is pinned".to_owned(),
-        (false, Passage::Closed(why)) => why,
-        (false, Passage::Open { .. } | Passage::Unknown) => return None,
-    };
-    let host = &guest.host;
-    let otherwise = rule.map_or(Otherwise::Migrate, |rule| rule.otherwise);
-    let then = match instead(otherwise, guest, Some(facts)) {
-        _ if !sleeps(host) => format!("it stays on {host}"),
-        Some(Instead::Hibernate) => format!("it is hibernated before {host} sleeps"),
-        Some(Instead::ShutDown) => format!("it is shut down before {host} sleeps"),
-        Some(Instead::Stay) => format!("it keeps {host} awake while it runs"),
-        Some(Instead::Ha) => {
-            format!("it keeps {host} awake while it runs, for the HA manager would start it again")
-        }
-        None => "that is not known".into(),
-    };
-    Some(Stuck { guest: found, why, then })
 }

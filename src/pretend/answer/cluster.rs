@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::node::task_entry;
-use super::{Answer, Asking, Good, Refusal, bad, failed};
+use super::{Answer, Asking, Good, Refusal, bad, duty, failed};
 use crate::cluster::{GuestKind, HostName};
 use crate::pretend::guests::{Guest, HaWish};
 use crate::pretend::power::Host;
@@ -17,6 +17,8 @@ use crate::pretend::world::FIGURES_KEPT;
 
 /// Entries a host broadcasts of its task list.
 const TASKS_BROADCAST: usize = 25;
+/// An agent without services keeps its watchdog for so long (`LRM.pm`: 60 idle rounds).
+const HA_ARMED_SECONDS: i64 = 600;
 
 pub(super) fn route(asking: &mut Asking, method: &str, rest: &[&str]) -> Answer {
     match (method, rest) {
@@ -41,7 +43,15 @@ pub(super) fn route(asking: &mut Asking, method: &str, rest: &[&str]) -> Answer 
         ("GET", ["config", "join"]) => audited(asking, &["node"], join),
         ("GET", ["options"]) => Ok(options(asking).into()),
         ("GET", ["backup"]) => audited(asking, &[], |asking| asking.world.backup_jobs()),
-        ("GET", ["replication"]) => Ok(json!([]).into()),
+        ("GET", ["replication"]) => {
+            asking.takes_only(&[], &[])?;
+            Ok(Value::Array(duty::replications(asking, false, |_| true)).into())
+        }
+        ("GET", ["ceph", "flags"]) => {
+            asking.need("/", "Sys.Audit")?;
+            asking.takes_only(&[], &[])?;
+            duty::flags(asking)
+        }
         ("GET", ["ha", "status", "current"]) => audited(asking, &[], ha_current),
         ("GET", ["ha", "status", "manager_status"]) => audited(asking, &[], manager_status),
         ("GET", ["ha", "resources"]) => audited(asking, &["type"], ha_resources),
@@ -127,7 +137,11 @@ fn resources(asking: &Asking) -> Answer {
             if host.reported_at.is_some_and(|at| at >= since) {
                 entry.insert("cgroup-mode".into(), json!(2));
             }
-            entry.insert("hastate".into(), json!("online"));
+            let word = match asking.world.in_maintenance.contains(&host.name) {
+                true => "maintenance",
+                false => "online",
+            };
+            entry.insert("hastate".into(), json!(word));
             Value::Object(entry)
         }));
     }
@@ -245,7 +259,7 @@ fn storage_resources(asking: &Asking) -> Vec<Value> {
     let mut entries = Vec::new();
     for storage in world.storages.values() {
         let file = &storage.file;
-        if !asking.may(&format!("/storage/{}", file.name), "Datastore.Audit") {
+        if file.disabled || !asking.may(&format!("/storage/{}", file.name), "Datastore.Audit") {
             continue;
         }
         let there =
@@ -404,7 +418,13 @@ fn options(asking: &Asking) -> Value {
         all.extend(guest.tags().iter().cloned());
     }
     if asking.may("/", "Sys.Audit") {
-        json!({ "allowed-tags": all, "description": "", "mac_prefix": "BC:24:11" })
+        let mut all = json!({
+            "allowed-tags": all, "description": "", "mac_prefix": "BC:24:11",
+        });
+        if let Some(policy) = &asking.world.shutdown_policy {
+            all["ha"] = json!({ "shutdown_policy": policy });
+        }
+        all
     } else {
         json!({ "allowed-tags": all })
     }
@@ -484,6 +504,11 @@ fn ha_current(asking: &Asking) -> Value {
     Value::Array(entries)
 }
 
+/// The agent cares for services that should run.
+fn guest_is_served(guest: &Guest) -> bool {
+    guest.ha.as_ref().is_some_and(|ha| ha.requested == "started")
+}
+
 fn manager_status(asking: &Asking) -> Value {
     let world = &asking.world;
     let quorate = if world.quorate(&asking.at) { "1" } else { "" };
@@ -491,8 +516,12 @@ fn manager_status(asking: &Asking) -> Value {
     let mut lrm = Map::new();
     let mut nodes = Map::new();
     for host in world.hosts() {
-        let busy = services.iter().any(|guest| guest.host == host.name);
-        let state = if busy { "active" } else { "wait_for_agent_lock" };
+        let busy = services.iter().any(|guest| guest.host == host.name && guest_is_served(guest));
+        // Armed for ten minutes after the last service has left.
+        let lately = host.ha_busy_at.is_some_and(|at| {
+            host.phase.in_cluster() && world.now().duration_since(at).as_secs() < HA_ARMED_SECONDS
+        });
+        let state = if busy || lately { "active" } else { "wait_for_agent_lock" };
         lrm.insert(
             host.node.clone(),
             json!({
@@ -501,7 +530,12 @@ fn manager_status(asking: &Asking) -> Value {
             }),
         );
         let seen = world.sees(&asking.at, &host.name);
-        nodes.insert(host.node.clone(), json!(if seen { "online" } else { "unknown" }));
+        let word = match (seen, world.in_maintenance.contains(&host.name)) {
+            (false, _) => "unknown",
+            (true, true) => "maintenance",
+            (true, false) => "online",
+        };
+        nodes.insert(host.node.clone(), json!(word));
     }
     let service = |guest: &Guest| {
         let ha = guest.ha.as_ref().expect("filtered");

@@ -167,6 +167,9 @@ pub(super) fn config_keys(guest: &Guest) -> Vec<(String, Value)> {
             }
         }
     }
+    for (key, line) in &guest.config {
+        put(key, json!(line));
+    }
     if guest.onboot {
         put("onboot", json!(1));
     }
@@ -305,8 +308,19 @@ fn precondition(asking: &mut Asking, kind: GuestKind, vmid: Vmid) -> Answer {
             entry
         })
         .collect();
-    let resources: Vec<String> =
+    let lines = asking.world.local_lines(guest);
+    let further = lines.into_iter().map(|(key, volume, line)| {
+        let image = u8::from(line.split(',').any(|option| option == "media=cdrom"));
+        json!({
+            "cdrom": image, "drivename": key, "is_attached": u8::from(!key.starts_with("unused")),
+            "is_tpmstate": 0, "is_unused": u8::from(key.starts_with("unused")), "is_vmstate": 0,
+            "replicate": u8::from(!line.contains("replicate=0")), "shared": 0, "volid": volume,
+        })
+    });
+    let local_disks: Vec<Value> = local_disks.into_iter().chain(further).collect();
+    let mut resources: Vec<String> =
         (0..guest.hostpci.len()).map(|index| format!("hostpci{index}")).collect();
+    resources.extend(guest.config.keys().filter(|key| key.starts_with("usb")).cloned());
     let mut data = json!({
         "running": running, "allowed_nodes": allowed, "not_allowed_nodes": not_allowed,
         "local_disks": local_disks, "local_resources": resources,
@@ -360,6 +374,12 @@ fn migrate(asking: &mut Asking, kind: GuestKind, vmid: Vmid) -> Answer {
         return Err(failed(format!("storage '{storage}' is not available on node '{node}'")));
     }
     asking.count_move_to_absent(&to, &format!("{kind} {vmid} was asked to move"));
+    let copied = !guest.replicated_to.is_empty() && kind == GuestKind::Vm && running;
+    if copied && !guest.replicated_to.contains(&to) {
+        return Err(failed(format!(
+            "Cannot live-migrate replicated VM to node '{node}' - not a replication target. Use 'force' to override."
+        )));
+    }
     let (at, caller) = (asking.at.clone(), asking.token.caller());
     if guest.ha.is_some() {
         let text = format!(
@@ -375,6 +395,8 @@ fn migrate(asking: &mut Asking, kind: GuestKind, vmid: Vmid) -> Answer {
         .map(|disk| disk.gib << 30)
         .sum();
     let takes_disks = with_disks || !running || kind == GuestKind::Ct;
+    // What is replicated is there already but for the last minutes.
+    let local = if guest.replicated_to.contains(&to) { 1 } else { local };
     let aim = Aim::Migrate {
         to,
         local_bytes: if takes_disks { local } else { 0 },

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::cluster::{is_own, tags};
-use super::{Answer, Asking, Good, Refusal, bad, failed, guest, report};
+use super::{Answer, Asking, Good, Refusal, bad, duty, failed, guest, report};
 use crate::cluster::{GuestKind, HostName, Mac};
 use crate::pretend::guests::{Guest, Run};
 use crate::pretend::power::Host;
@@ -140,7 +140,25 @@ pub(super) fn route(mut asking: Asking, method: &str, node: &str, rest: &[&str])
             let known = ["content", "enabled", "target", "storage", "format"];
             forwarded(asking, node, &known, |asking| Ok(storages(asking).into()))
         }
-        ("GET", ["replication"]) => forwarded(asking, node, &["guest"], |_| Ok(json!([]).into())),
+        ("GET", ["replication"]) => forwarded(asking, node, &["guest"], |asking| {
+            let wanted = asking.number("guest")?;
+            let here = |guest: &Guest| {
+                let one = wanted.is_none_or(|vmid| vmid == u64::from(guest.vmid.0));
+                guest.host == asking.at && one
+            };
+            Ok(Value::Array(duty::replications(asking, true, here)).into())
+        }),
+        ("GET", ["ceph", what @ ("mon" | "osd" | "cmd-safety")]) => {
+            asking.need("/", "Sys.Audit")?;
+            let known: &[&str] =
+                if *what == "cmd-safety" { &["service", "id", "action"] } else { &[] };
+            let what = (*what).to_owned();
+            forwarded(asking, node, known, move |asking| match what.as_str() {
+                "mon" => duty::monitors(asking),
+                "osd" => duty::disks(asking),
+                _ => duty::safety(asking),
+            })
+        }
         ("GET", ["tasks"]) => {
             let known = [
                 "source",
@@ -355,7 +373,7 @@ fn storages(asking: &Asking) -> Value {
         let active = world.storage_active(storage, at);
         let mut entry = json!({
             "storage": file.name, "type": file.kind, "content": file.content,
-            "shared": u8::from(file.shared), "enabled": 1, "active": u8::from(active),
+            "shared": u8::from(file.shared), "enabled": u8::from(!file.disabled), "active": u8::from(active),
             "total": 0, "used": 0, "avail": 0,
         });
         if active {

@@ -58,11 +58,14 @@ fn a_mapped_device_travels_only_where_live_migration_is_marked() {
             "mapped-resource-info":{{"hostpci0":{{"name":"gpu"{live}}}}}}}}}"#
         )
     };
-    let devices =
-        |running, live| precondition(body(running, live).as_bytes()).unwrap().local_devices;
-    assert_eq!(devices(1, ""), ["hostpci0"]);
-    assert!(devices(1, r#","live-migration":1"#).is_empty());
-    assert!(devices(0, "").is_empty());
+    let holds = |running, live| {
+        let devices = precondition(body(running, live).as_bytes()).unwrap().devices;
+        assert!(devices.len() == 1 && devices[0].mapped && devices[0].key == "hostpci0");
+        devices[0].holds
+    };
+    assert!(holds(1, ""));
+    assert!(!holds(1, r#","live-migration":1"#));
+    assert!(!holds(0, ""));
 }
 
 #[test]
