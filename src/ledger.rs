@@ -8,6 +8,7 @@
 //! **Does not know:** that a disk exists, what time it is, what the policies say.
 
 pub mod backups;
+mod known;
 pub mod learned;
 pub mod notice;
 mod tell;
@@ -263,6 +264,12 @@ pub enum Entry {
     },
     ClockSettled,
 
+    /// Somebody acts with our token, and it is not us.
+    StrangerSeen {
+        upid: String,
+        what: String,
+    },
+
     // What was undertaken.
     Begun {
         id: UndertakingId,
@@ -471,6 +478,12 @@ pub struct Ledger {
     /// Votes of the QDevice and whether they are cast, with the config_version they were read at.
     pub device: Option<(u64, u32, bool)>,
     pub backups: Backups,
+    /// Tasks that are known to be ours, or were told as a stranger's.
+    #[serde(default)]
+    pub tasks: known::Tasks,
+    /// When somebody else was last seen to act in our place, and how.
+    #[serde(default)]
+    pub stranger: Option<(Timestamp, String)>,
     /// The wall clock is not trusted since.
     pub clock_stepped: Option<Timestamp>,
     /// Holds told and not yet lifted, with their sentence.
@@ -618,6 +631,20 @@ impl Ledger {
                 record.answering = None;
                 record.ready = None;
                 record.left = Some((at, *leaving));
+                // Guests are on their way to or from it: whoever shuts it down now is no owner who
+                // looked first, but perhaps a second spot.
+                let ours = record.power_off_asked.is_some();
+                let busy = self.undertakings.values().find(|one| {
+                    let guests = match &one.purpose {
+                        Move::Empty(_) | Move::Place(..) => true,
+                        Move::Wake(_) | Move::Rest(_) => false,
+                    };
+                    one.open() && guests && one.purpose.host() == host
+                });
+                if let (Leaving::Others, false, Some(_)) = (leaving, ours, busy) {
+                    self.stranger = Some((at, format!("{host} was shut down while guests moved")));
+                }
+                let record = self.hosts.entry(host.clone()).or_default();
                 record.power_off_asked = None;
                 record.last_failed_stop = None;
                 record.config_version_at_leave = *config_version;
@@ -718,6 +745,10 @@ impl Ledger {
                 }
             }
             Entry::ClockSettled => self.clock_stepped = None,
+            Entry::StrangerSeen { upid, what } => {
+                self.tasks.learn(at, upid);
+                self.stranger = Some((at, what.clone()));
+            }
 
             Entry::Begun { id, purpose, .. } => {
                 self.last_undertaking = self.last_undertaking.max(*id);
@@ -764,6 +795,7 @@ impl Ledger {
         let Some(before) = self.undertakings.remove(&id) else {
             return Err(OutOfOrder { id, stage: Stage::Dropped, event: "progress" });
         };
+        self.tasks.follow(at, &before, event);
         match event {
             Event::Intended { request_id, request, .. } => {
                 self.last_request = self.last_request.max(*request_id);

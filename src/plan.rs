@@ -45,6 +45,8 @@ use housing::Promised;
 const SLOW_REQUEST: Duration = Duration::from_secs(3600);
 /// The journal's last entry may be this much ahead of the clock: clocks are slewed now and then.
 const CLOCK_BEHIND: Duration = Duration::from_secs(2);
+/// After the last sign of another `spot` nothing is moved or switched off for so long.
+const STRANGER_FOR: Duration = Duration::from_secs(1800);
 /// A guest on its target whose run is not reported by then has not come up; its placing is dropped.
 const ARRIVES_WITHIN: Duration = Duration::from_secs(600);
 
@@ -174,6 +176,9 @@ pub fn plan(policy: &Policy, seen: &Observation, ledger: &Ledger, now: Moment) -
         plan.hold(Hold::Unseen { what });
     } else if !clock_sound(&scene) {
         plan.hold(Hold::ClockUnsure);
+    } else if let Some((what, until)) = stranger(&scene) {
+        plan.hold(Hold::AnotherSpot { what, until });
+        plan.revisit(until);
     } else {
         let mut promised = Promised::in_flight(&scene);
         resting::rest(&scene, &mut plan, &mut promised);
@@ -193,6 +198,13 @@ fn clock_sound(scene: &Scene<'_>) -> bool {
     };
     let ahead = scene.ledger.last_at.is_none_or(|last| scene.now.civil + CLOCK_BEHIND >= last);
     synchronised && ahead && scene.ledger.clock_stepped.is_none()
+}
+
+/// Who else acts in our place, while the last sign of it is fresh.
+fn stranger(scene: &Scene<'_>) -> Option<(String, Timestamp)> {
+    let (at, what) = scene.ledger.stranger.as_ref()?;
+    let until = *at + STRANGER_FOR;
+    (scene.now.civil < until).then(|| (what.clone(), until))
 }
 
 /// How every host stands and what is wanted of it, before anything is decided.
@@ -337,7 +349,7 @@ fn tell_doubts(scene: &Scene<'_>, plan: &mut Plan) {
 /// running migration is finished, never aborted.
 fn drop_unwanted(scene: &Scene<'_>, plan: &mut Plan) {
     // What was not planned because it could not be seen is not unwanted.
-    if !scene.seen.whole() || !clock_sound(scene) {
+    if !scene.seen.whole() || !clock_sound(scene) || stranger(scene).is_some() {
         return;
     }
     for one in scene.ledger.undertakings.values().filter(|one| one.open()) {

@@ -62,6 +62,7 @@ pub fn notice(ledger: &Ledger, seen: &Observation) -> Vec<Entry> {
         changes.guests();
     }
     changes.backups();
+    changes.strangers();
     changes.requests();
     changes.undertakings();
     changes.entries
@@ -420,6 +421,21 @@ impl Changes<'_> {
         if stopped && !in_flight && self.at < asked.at + STOPS_LATE {
             let (kind, host, how) = (asked.kind, asked.host.clone(), Parked::ShutDown);
             self.note(Entry::GuestParked { guest, kind, host, how });
+        }
+    }
+
+    /// Tasks of our token that we did not start, each once.
+    fn strangers(&mut self) {
+        let Some(Ok(Answer::Permissions(rights))) =
+            self.seen.answers.get(&Question::Permissions).map(|one| &one.answer)
+        else {
+            return;
+        };
+        for task in &self.seen.tasks {
+            if self.ledger.tasks.strange(task, &rights.token, self.at) {
+                let what = super::known::told(task);
+                self.note(Entry::StrangerSeen { upid: task.upid.clone(), what });
+            }
         }
     }
 

@@ -71,6 +71,7 @@ impl Entry {
             | Entry::BackupJobs { .. }
             | Entry::ClockStepped { .. }
             | Entry::ClockSettled
+            | Entry::StrangerSeen { .. }
             | Entry::PolicyTaken { .. }
             | Entry::PolicyRefused { .. } => "spot".into(),
         }
@@ -127,6 +128,9 @@ impl fmt::Display for Entry {
                     write!(f, "{host} vanished without a shutdown: awake → missing")
                 }
             },
+            Entry::StrangerSeen { what, .. } => {
+                write!(f, "somebody else acts with our token: {what}")
+            }
             Entry::HostWanted { host, because } => {
                 write!(f, "{host} is wanted and so spot's to switch off later ({because})")
             }

@@ -256,6 +256,11 @@ pub enum Hold {
     RescueTold {
         host: HostName,
     },
+    /// Somebody acts with our token, or shuts down a host under our hands.
+    AnotherSpot {
+        what: String,
+        until: Timestamp,
+    },
     /// Our token may not do what this home needs.
     RightMissing {
         privilege: &'static str,
@@ -341,6 +346,7 @@ impl Hold {
             Hold::RescueImpossible { .. } => "rescue_impossible",
             Hold::NeverTogether { .. } => "never_together",
             Hold::RescueTold { .. } => "rescue_told",
+            Hold::AnotherSpot { .. } => "another_spot",
             Hold::RightMissing { .. } => "right_missing",
             Hold::Gate { code, .. } => code,
         }
@@ -377,6 +383,7 @@ impl Hold {
             Hold::Unseen { .. }
             | Hold::ClockUnsure
             | Hold::RightMissing { .. }
+            | Hold::AnotherSpot { .. }
             | Hold::RescueImpossible { .. }
             | Hold::NeverTogether { .. } => None,
         }
@@ -415,6 +422,7 @@ impl Hold {
             | Hold::RescueImpossible { .. }
             | Hold::NeverTogether { .. }
             | Hold::RightMissing { .. }
+            | Hold::AnotherSpot { .. }
             | Hold::RescueTold { .. } => None,
         }
     }
@@ -426,7 +434,8 @@ impl Hold {
             Hold::JustLeft { until, .. }
             | Hold::JustCame { until, .. }
             | Hold::StopFailing { until, .. }
-            | Hold::WakeFailing { until, .. } => Some(*until),
+            | Hold::WakeFailing { until, .. }
+            | Hold::AnotherSpot { until, .. } => Some(*until),
             Hold::WantedSoon { opens, .. } => Some(*opens),
             Hold::Unseen { .. }
             | Hold::ClockUnsure
@@ -545,6 +554,9 @@ impl Hold {
                 "give the cluster a QDevice, or let a window keep one of them awake; `spot quorum` shows who may be off together".into()
             }
             Hold::RescueTold { host } => format!("spot up {host}, or `quorum: {{rescue: wake}}`"),
+            Hold::AnotherSpot { .. } => {
+                "let one spot alone serve this cluster: stop the other, or give it a token of its own; this one goes on half an hour after the last sign".into()
+            }
             Hold::RightMissing { grant, .. } => grant.clone(),
             Hold::Gate { remedy, .. } => remedy.clone(),
         }
@@ -637,6 +649,12 @@ impl fmt::Display for Hold {
             Hold::NeverTogether { sentence } => f.write_str(sentence),
             Hold::RescueTold { host } => {
                 write!(f, "the cluster has too few spare votes; {host}'s would help")
+            }
+            Hold::AnotherSpot { what, .. } => {
+                write!(
+                    f,
+                    "another spot seems to serve this cluster ({what}), so nothing is moved or switched off"
+                )
             }
             Hold::RightMissing { privilege, path, what_for, .. } => {
                 write!(f, "our token lacks {privilege} on {path}, which is needed {what_for}")

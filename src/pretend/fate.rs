@@ -155,6 +155,7 @@ impl World {
             | Event::UnlockGuest(_)
             | Event::DeleteGuest(_)
             | Event::StartGuest(_)
+            | Event::TokenStartsGuest(_)
             | Event::StopGuest(_)
             | Event::PauseGuest(_)
             | Event::Backup { .. } => self.guest_befalls(event),
@@ -219,6 +220,14 @@ impl World {
                 if self.hosts[&host].phase.api_answers() && self.quorate(&host) {
                     self.tell("owner", format!("starts guest {guest} on {host}"));
                     self.start_for(&host, *guest, &Caller::root());
+                }
+            }
+            Event::TokenStartsGuest(guest) => {
+                let caller = self.tokens.values().next().map(|token| token.caller());
+                let host = self.guests.get(guest).map(|there| there.host.clone());
+                if let (Some(caller), Some(host)) = (caller, host) {
+                    self.tell("another spot", format!("starts guest {guest} on {host}"));
+                    self.start_for(&host, *guest, &caller);
                 }
             }
             Event::DeleteGuest(guest) => self.delete_by_hand(*guest),

@@ -204,6 +204,8 @@ pub enum Event {
     UnlockGuest(Vmid),
     DeleteGuest(Vmid),
     StartGuest(Vmid),
+    /// By whoever else holds the first token there is.
+    TokenStartsGuest(Vmid),
     /// Pulled by hand.
     StopGuest(Vmid),
     PauseGuest(Vmid),
@@ -345,6 +347,7 @@ impl Event {
             | Event::UnlockGuest(_)
             | Event::DeleteGuest(_)
             | Event::StartGuest(_)
+            | Event::TokenStartsGuest(_)
             | Event::StopGuest(_)
             | Event::PauseGuest(_)
             | Event::Qdevice(_)

@@ -382,6 +382,13 @@ impl Failure {
                  certificate was renewed, pin the new one in spot.yaml; if not, somebody stands between"
             ));
         }
+        if let Some(rustls::Error::InvalidCertificate(CertificateError::BadSignature)) =
+            find::<rustls::Error>(&why)
+        {
+            return Fault::Untrusted(format!(
+                "{host} ({url}) shows a certificate whose key it does not have: somebody stands between"
+            ));
+        }
         if let Some(rustls::Error::InvalidCertificate(error)) = find::<rustls::Error>(&why) {
             return Fault::Untrusted(format!(
                 "{host} ({url}) shows a certificate that the `ca` file does not vouch for: {error}"

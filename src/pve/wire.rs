@@ -180,7 +180,9 @@ pub fn cluster_status(body: &[u8]) -> Result<ClusterStatus, String> {
                     .ok_or_else(|| format!("`online` of {node} is missing or garbled"))?;
                 nodes.push(NodeMember { node, online, local: entry.local == Some(true) });
             }
-            Some(_) | None => {}
+            Some(_) => {}
+            // It may be a host, and a host that is left out would count as gone.
+            None => return Err("an entry of the cluster's status has no `type`".into()),
         }
     }
     let cluster = cluster.ok_or(
@@ -287,7 +289,8 @@ pub fn resources(body: &[u8]) -> Result<Resources, String> {
     }
     let mut seen = Resources::default();
     for entry in data::<Vec<Entry>>(body)? {
-        let kind = entry.kind.unwrap_or_default();
+        // It may be a guest, and a guest that is left out would count as gone.
+        let kind = entry.kind.ok_or("an entry of the resources has no `type`")?;
         let what = entry.id.unwrap_or_else(|| format!("an entry of type `{kind}`"));
         let node = |node: Option<String>| node.ok_or(format!("{what} names no host"));
         match kind.as_str() {

@@ -28,6 +28,10 @@ enum Habit {
     Silent,
     /// A body without end.
     Endless,
+    /// A header without end.
+    EndlessHeader,
+    /// One byte after the other, and never the last.
+    Drips,
 }
 
 struct Server {
@@ -96,6 +100,21 @@ async fn serve(
             Habit::DiesIdle(text) => stream.write_all(text.as_bytes()).await.unwrap(),
             Habit::Dies => return,
             Habit::Silent => std::future::pending().await,
+            Habit::EndlessHeader => {
+                let mut part = "HTTP/1.1 200 OK\r\nx: ".to_owned();
+                while stream.write_all(part.as_bytes()).await.is_ok() {
+                    part = "y".repeat(1 << 16);
+                }
+                return;
+            }
+            Habit::Drips => {
+                let head = "HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n";
+                stream.write_all(head.as_bytes()).await.unwrap();
+                while stream.write_all(b"x").await.is_ok() && stream.flush().await.is_ok() {
+                    tokio::task::yield_now().await;
+                }
+                return;
+            }
             Habit::Endless => {
                 let head = "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n";
                 stream.write_all(head.as_bytes()).await.unwrap();
@@ -337,4 +356,170 @@ fn fingerprints_read_as_pve_shows_them() {
     assert_eq!(pin.to_string().parse::<Fingerprint>(), Ok(pin));
     assert_eq!(pin.to_string().to_lowercase().replace(':', "").parse::<Fingerprint>(), Ok(pin));
     assert!("AB:CD".parse::<Fingerprint>().is_err());
+}
+
+/// What a server shows at the handshake.
+struct Shown {
+    certificate: CertificateDer<'static>,
+    key: Arc<dyn rustls::sign::SigningKey>,
+}
+
+impl Shown {
+    /// A certificate of 127.0.0.1 that was over in 2001, and its key.
+    fn expired() -> Shown {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap();
+        params.not_before = rcgen::date_time_ymd(2000, 1, 1);
+        params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        let certificate = params.self_signed(&key).unwrap().der().clone();
+        Shown { certificate, key: signing(&key) }
+    }
+
+    fn pin(&self) -> Fingerprint {
+        Fingerprint::of(&self.certificate)
+    }
+
+    /// Serves one answer to everybody who gets through the handshake; what they said.
+    async fn serve(
+        &self,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> (String, Rc<RefCell<Vec<String>>>) {
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let certified =
+            rustls::sign::CertifiedKey::new(vec![self.certificate.clone()], self.key.clone());
+        let config = rustls::ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(certified)));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://{}", listener.local_addr().unwrap());
+        let requests = Rc::new(RefCell::new(Vec::new()));
+        let seen = requests.clone();
+        tokio::task::spawn_local(async move {
+            let acceptor = TlsAcceptor::from(Arc::new(config));
+            while let Ok((stream, _)) = listener.accept().await {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    tokio::task::spawn_local(serve(stream, Habit::Answers(OK), seen.clone()));
+                }
+            }
+        });
+        (url, requests)
+    }
+}
+
+fn signing(key: &rcgen::KeyPair) -> Arc<dyn rustls::sign::SigningKey> {
+    let der = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+    rustls::crypto::ring::sign::any_supported_type(&der).unwrap()
+}
+
+const BOTH: [&rustls::SupportedProtocolVersion; 2] =
+    [&rustls::version::TLS12, &rustls::version::TLS13];
+
+#[test]
+fn a_pin_outlives_the_dates_and_an_authority_does_not() {
+    alone(async {
+        let shown = Shown::expired();
+        let (url, requests) = shown.serve(&BOTH).await;
+        let pinned = transport(&url, Trust::Pins(vec![Fingerprint([7; 32]), shown.pin()]));
+        assert_eq!(pinned.send(call(Method::Get, "/x", &[])).await.unwrap().status, 200);
+        assert_eq!(requests.borrow().len(), 1);
+        let pem = pem(&shown.certificate).into_bytes();
+        let vouched = transport(&url, Trust::Authority(pem));
+        let fault = vouched.send(call(Method::Get, "/x", &[])).await.unwrap_err();
+        assert!(matches!(fault, Fault::Untrusted(_)), "{fault:?}");
+        assert_eq!(requests.borrow().len(), 1, "nothing was sent");
+    });
+}
+
+#[test]
+fn a_certificate_without_its_key_is_worth_nothing() {
+    alone(async {
+        for version in BOTH {
+            let mut shown = Shown::expired();
+            let pin = shown.pin();
+            // Everybody may copy a certificate; whoever shows it must also sign with its key.
+            shown.key = signing(&rcgen::KeyPair::generate().unwrap());
+            let (url, requests) = shown.serve(&[version]).await;
+            for method in [Method::Get, Method::Post] {
+                let replayed = transport(&url, Trust::Pins(vec![pin]));
+                let Err(Fault::Untrusted(why)) = replayed.send(call(method, "/x", &[])).await
+                else {
+                    panic!("it was believed");
+                };
+                assert!(why.contains("key it does not have"), "{why}");
+            }
+            assert!(requests.borrow().is_empty(), "nothing was sent");
+        }
+    });
+}
+
+/// A server below TLS: answers whatever comes with these bytes; what came.
+async fn bare(answer: &'static [u8]) -> (String, Rc<RefCell<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let came = Rc::new(RefCell::new(Vec::new()));
+    let seen = came.clone();
+    tokio::task::spawn_local(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut bytes = [0; 4096];
+            if let Ok(length) = stream.read(&mut bytes).await {
+                seen.borrow_mut().extend_from_slice(&bytes[..length]);
+            }
+            let _ = stream.write_all(answer).await;
+        }
+    });
+    (url, came)
+}
+
+#[test]
+fn plain_http_garbage_and_older_tls_never_see_the_token() {
+    // A ServerHello of TLS 1.1, as somebody would send who wants less.
+    let older: &[u8] = b"\x16\x03\x02\x00\x2a\x02\x00\x00\x26\x03\x02\
+        aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\x00\x00\x2f\x00";
+    let plain: &[u8] = b"HTTP/1.1 200 OK\r\ncontent-length: 11\r\n\r\n{\"data\":1}\n";
+    let alert: &[u8] = b"\x15\x03\x03\x00\x02\x02\x46";
+    alone(async {
+        for answer in [older, plain, alert, b"\x00\xff\x00garbage", b""] {
+            let (url, came) = bare(answer).await;
+            for method in [Method::Get, Method::Post] {
+                let mut call = call(method, "/x", &[("secret", SECRET)]);
+                call.limit = Duration::from_secs(5);
+                let transport = transport(&url, Trust::Pins(vec![Fingerprint([0; 32])]));
+                let fault = transport.send(call).await.unwrap_err();
+                assert!(!fault.to_string().contains(SECRET), "{fault}");
+            }
+            let came = String::from_utf8_lossy(&came.borrow()).into_owned();
+            assert!(!came.contains("PVEAPIToken") && !came.contains(SECRET), "{came}");
+        }
+    });
+}
+
+#[test]
+fn whatever_comes_inside_tls_ends_in_time_and_in_words() {
+    let redirect =
+        "HTTP/1.1 302 Found\r\nlocation: https://127.0.0.1:1/\r\ncontent-length: 0\r\n\r\n";
+    alone(async {
+        for habit in [
+            Habit::Drips,
+            Habit::EndlessHeader,
+            Habit::Answers("\u{0}\u{1}garbage\r\n\r\n"),
+            Habit::Answers("HTTP/1.1 200 OK\r\ncontent-length: 18446744073709551616\r\n\r\n"),
+            Habit::Answers("HTTP/9.9 999 ?\r\n\r\n"),
+        ] {
+            for method in [Method::Get, Method::Post] {
+                let server = Server::start(vec![habit]).await;
+                let transport = server.transport(Trust::Pins(vec![server.pin()]));
+                let mut call = call(method, "/x", &[]);
+                call.limit = Duration::from_millis(700);
+                let fault = transport.send(call).await.unwrap_err();
+                assert!(matches!(fault, Fault::Lost(_)), "{fault:?}");
+                assert!(!fault.to_string().contains(SECRET));
+            }
+        }
+        let server = Server::start(vec![Habit::Answers(redirect)]).await;
+        let transport = server.transport(Trust::Pins(vec![server.pin()]));
+        let reply = transport.send(call(Method::Get, "/x", &[])).await.unwrap();
+        assert_eq!((reply.status, server.requests().len()), (302, 1), "it is not followed");
+    });
 }

@@ -84,3 +84,116 @@ fn an_error_tells_its_message_and_its_parameters() {
     );
     assert_eq!(error_text(b""), None);
 }
+
+/// How often an answer is spoilt in all; each kind of answer gets its share.
+const SPOILT: usize = 20_000;
+
+type Fact = std::collections::BTreeSet<String>;
+
+/// What judgement rests on, one line a fact; an error is no fact at all.
+fn facts(name: &str, body: &[u8]) -> Result<Fact, String> {
+    let lines = |lines: Vec<String>| lines.into_iter().collect::<Fact>();
+    Ok(match name {
+        name if name.contains("status") && !name.contains("node") => {
+            let status = cluster_status(body)?;
+            let of = |node: &NodeMember| format!("{} online {}", node.node, node.online);
+            let mut facts: Vec<String> = status.nodes.iter().map(of).collect();
+            facts.push(format!("quorate {}", status.quorate));
+            lines(facts)
+        }
+        name if name.contains("resources") => {
+            let guests = resources(body)?.guests;
+            lines(guests.iter().map(|guest| format!("{} on {}", guest.vmid, guest.node)).collect())
+        }
+        name if name.contains("qemu") => {
+            let of = |guest: &GuestEntry| format!("{}", guest.vmid);
+            lines(guests(body)?.iter().map(of).collect())
+        }
+        name if name.contains("config-nodes") => {
+            lines(configured_votes(body)?.iter().map(|(n, v)| format!("{n} {v}")).collect())
+        }
+        name if name.contains("permissions") => {
+            let rights = permissions(body)?;
+            let of = |(path, names): (&String, &BTreeMap<String, bool>)| {
+                names.keys().map(|name| format!("{path} {name}")).collect::<Vec<_>>()
+            };
+            lines(rights.iter().flat_map(of).collect())
+        }
+        _ => {
+            // No facts of these are compared; none of them may panic either.
+            let _ = (tasks(body), task_status(body), uptime_seconds(body), guest_config(body));
+            let _ = (storages_missing(body), precondition(body), backup_jobs(body), word(body));
+            let _ = (upid(body), error_text(body), report(body));
+            Fact::new()
+        }
+    })
+}
+
+/// Takes one value out of an answer or puts nonsense in its place; the key, where it was one.
+fn spoil(value: &mut serde_json::Value, draw: &mut fastrand::Rng) -> Option<String> {
+    use serde_json::{Value, json};
+    let nonsense = [json!(null), json!({}), json!([]), json!(-1), json!(1e300), json!([[1]])];
+    match value {
+        Value::Object(map) if !map.is_empty() => {
+            let nth = draw.usize(..map.len());
+            let key = map.keys().nth(nth).expect("below its length").clone();
+            let inside = map.get_mut(&key).expect("its own key");
+            if (inside.is_object() || inside.is_array()) && draw.u8(..) > 20 {
+                return spoil(inside, draw);
+            }
+            match draw.usize(..=nonsense.len()) {
+                0 => drop(map.remove(&key)),
+                nth => *inside = nonsense[nth - 1].clone(),
+            }
+            Some(key)
+        }
+        Value::Array(items) if !items.is_empty() => {
+            let nth = draw.usize(..items.len());
+            spoil(&mut items[nth], draw)
+        }
+        _ => None,
+    }
+}
+
+/// Whatever is taken out of an answer or put into it: never a panic, and never a host, a guest or a
+/// vote that reads otherwise or is silently not there. What is garbled is an error, and so a gap.
+#[test]
+fn a_spoilt_answer_is_a_gap_and_never_another_fact() {
+    let folder = format!("{}/tests/recorded/client", env!("CARGO_MANIFEST_DIR"));
+    let mut files: Vec<_> = std::fs::read_dir(folder).unwrap().map(|one| one.unwrap()).collect();
+    files.retain(|file| file.file_name().to_string_lossy().ends_with(".json"));
+    files.sort_by_key(std::fs::DirEntry::file_name);
+    for (seed, file) in (1..).zip(&files) {
+        let name = file.file_name().to_string_lossy().into_owned();
+        let body = std::fs::read(file.path()).unwrap();
+        let whole: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        let honest = facts(&name, &body);
+        let mut draw = fastrand::Rng::with_seed(seed);
+        for _ in 0..SPOILT / files.len() / 2 {
+            let mut bytes = body.clone();
+            for _ in 0..draw.usize(1..4) {
+                let at = draw.usize(..bytes.len());
+                match draw.u8(..3) {
+                    0 => bytes[at] = draw.u8(..),
+                    1 => bytes.truncate(at.max(1)),
+                    _ => bytes.insert(at, b"{}[]\"\\,:\x00\xff"[draw.usize(..10)]),
+                }
+            }
+            let _ = facts(&name, &bytes);
+            let mut spoilt = whole.clone();
+            let key = spoil(&mut spoilt, &mut draw);
+            let (Ok(honest), Ok(read)) = (&honest, facts(&name, spoilt.to_string().as_bytes()))
+            else {
+                continue;
+            };
+            let more: Vec<&String> = read.difference(honest).collect();
+            let less = honest.difference(&read).count();
+            // A right that cannot be read counts as not granted.
+            let careful = more.is_empty() && (less == 0 || name.contains("permissions"));
+            // A name or a number that reads as another is PVE's own word, garbled or not.
+            let renamed =
+                matches!(key.as_deref(), Some("name" | "vmid" | "node" | "type" | "data"));
+            assert!(careful || renamed, "{name}, seed {seed}: {key:?}: {more:?} {less}\n{spoilt}");
+        }
+    }
+}
