@@ -1029,11 +1029,13 @@ mod tests {
     }
 
     fn leavings(entries: &[Entry]) -> Vec<Leaving> {
-        let leaving = |entry: &Entry| match entry {
-            Entry::HostLeft { leaving, .. } => Some(*leaving),
-            _ => None,
-        };
-        entries.iter().filter_map(leaving).collect()
+        let mut leavings = Vec::new();
+        for entry in entries {
+            if let Entry::HostLeft { leaving, .. } = entry {
+                leavings.push(*leaving);
+            }
+        }
+        leavings
     }
 
     /// host3 is ready, and its power-off is in flight.
