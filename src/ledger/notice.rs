@@ -849,8 +849,8 @@ fn migrate_outcome(
     }
 }
 
-/// A migration's lock goes with its task (recorded: within 0.1 s). One that stays behind is nobody's
-/// any more, and only its owner can remove it.
+/// A migration's lock goes with its task (recorded: within 0.1 s). One that stays behind is
+/// nobody's any more, and only its owner can remove it.
 fn left_locked(
     guest: Vmid,
     look: &crate::cluster::GuestSeen,

@@ -232,7 +232,7 @@ impl<T: Transport> Client<T> {
         self.get(to, path, &params, READ_LIMIT, wire::replications).await
     }
 
-    pub async fn manager_status(&self, to: &HostName) -> Result<wire::Manager, Trouble> {
+    pub async fn manager_status(&self, to: &HostName) -> Result<wire::HighAvailability, Trouble> {
         let path = "/cluster/ha/status/manager_status".into();
         self.get(to, path, &[], READ_LIMIT, wire::manager_status).await
     }

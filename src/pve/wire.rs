@@ -807,7 +807,7 @@ pub fn replications(body: &[u8]) -> Result<Vec<Replication>, String> {
 
 /// `GET /cluster/ha/status/manager_status`: by node and by service, as written there.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Manager {
+pub struct HighAvailability {
     pub nodes: BTreeMap<String, String>,
     pub agents: BTreeMap<String, String>,
     /// sid → (node, state)
@@ -815,7 +815,7 @@ pub struct Manager {
 }
 
 /// Where HA was never used most of it is missing: then there is nothing to care for.
-pub fn manager_status(body: &[u8]) -> Result<Manager, String> {
+pub fn manager_status(body: &[u8]) -> Result<HighAvailability, String> {
     #[derive(Default, Deserialize)]
     struct Service {
         #[serde(default, deserialize_with = "text")]
@@ -846,7 +846,7 @@ pub fn manager_status(body: &[u8]) -> Result<Manager, String> {
     }
     let wire = data::<Wire>(body)?;
     let inner = wire.manager_status.unwrap_or_default();
-    let mut manager = Manager::default();
+    let mut manager = HighAvailability::default();
     for (node, status) in inner.node_status.unwrap_or_default() {
         manager.nodes.insert(node, status.text().unwrap_or_default());
     }
