@@ -68,7 +68,7 @@ pub enum Command {
     /// Serve a pretended cluster to any client of PVE's API
     Pretend(PretendArgs),
     /// From an address and a token to a spot.yaml and a first policy
-    Init(init::InitArgs),
+    Init(Box<init::InitArgs>),
     /// Write completions for a shell to standard output
     Completions {
         #[arg(value_enum)]

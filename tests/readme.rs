@@ -37,9 +37,9 @@ fn steps() -> Vec<String> {
 
 /// The README's own ports, or others where somebody has those.
 fn on_free_ports(steps: Vec<String>) -> Vec<String> {
-    let taken = |at: &&str| TcpListener::bind(at).is_err();
+    let taken = |at: &str| TcpListener::bind(at).is_err();
     let tcp = ["127.0.0.1:41006", "127.0.0.1:41007"];
-    if !tcp.iter().any(|at| taken(&at)) && UdpSocket::bind("127.0.0.1:41009").is_ok() {
+    if !tcp.iter().any(|at| taken(at)) && UdpSocket::bind("127.0.0.1:41009").is_ok() {
         return steps;
     }
     steps.iter().map(|step| step.replace("127.0.0.1:410", "127.0.0.1:433")).collect()

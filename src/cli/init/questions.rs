@@ -6,7 +6,7 @@
 //!
 //! **Does not know:** what the answers are for.
 
-use std::io::{BufRead, IsTerminal, Read, Write};
+use std::io::{BufRead, IsTerminal, Write};
 
 use nix::sys::termios::{self, LocalFlags, SetArg};
 
@@ -195,12 +195,12 @@ fn unseen() -> anyhow::Result<String> {
     let mut mute = before.clone();
     mute.local_flags &= !(LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::ISIG);
     termios::tcsetattr(&stdin, SetArg::TCSANOW, &mute)?;
-    let typed = until_enter(&mut stdin.lock());
+    let typed = until_enter(stdin.lock());
     termios::tcsetattr(&stdin, SetArg::TCSANOW, &before)?;
     typed
 }
 
-fn until_enter(from: &mut impl Read) -> anyhow::Result<String> {
+fn until_enter(from: impl BufRead) -> anyhow::Result<String> {
     const CTRL_C: u8 = 3;
     const CTRL_D: u8 = 4;
     const CTRL_U: u8 = 21;
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn a_secret_can_be_mended_while_it_is_typed() {
-        let typed = |bytes: &[u8]| until_enter(&mut &*bytes);
+        let typed = |bytes: &[u8]| until_enter(bytes);
         assert_eq!(typed(b"secreX\x7ft\n").unwrap(), "secret");
         assert_eq!(typed(b"wrong\x15right\r").unwrap(), "right");
         assert!(typed(b"sec\x03").unwrap_err().to_string().contains("given up"));
