@@ -6,6 +6,8 @@
 //! * *ffsplit over uneven votes*: whether a daemon passes its check depends on who started first;
 //! * *two stops at once where a timer or a tie-breaker counts them*: one of the two leave messages
 //!   may get lost, and corosync then sees two changes some seconds apart instead of one;
+//! * *a server that returns to a network in parts*: the part whose daemons reach it first has the vote
+//!   of lms;
 //! * *a server that hangs*: its vote goes node by node within 17 s. Here servers die.
 //!
 //! **Does not know:** what any of it leads to.
@@ -117,7 +119,7 @@ impl Drawing<'_> {
                 0..5 if !down.is_empty() => return self.boot(down),
                 5..11 => return self.stop(),
                 11..13 => return self.crash(),
-                13..15 if self.cluster.device.is_some() => {
+                13..15 if self.cluster.device.is_some() && (self.server || !self.parted) => {
                     self.server = !self.server;
                     return Step::Server(self.server);
                 }
