@@ -11,7 +11,7 @@ pub mod backups;
 mod known;
 pub mod learned;
 pub mod notice;
-mod tell;
+pub mod tell;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;

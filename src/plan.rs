@@ -7,6 +7,7 @@
 //!
 //! **Does not know:** clocks, sockets, the gate's clauses, how requests are sent.
 
+pub mod ahead;
 pub mod assignment;
 pub mod desire;
 pub mod emptying;
@@ -30,7 +31,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use crate::cluster::{BackupRun, ClockState, HostName, Moment, Observation, Question, Tier, Vmid};
-use crate::ledger::{Ledger, Presence, Wants};
+use crate::ledger::{Entry, Ledger, Presence, Wants};
 use crate::policy::Policy;
 use crate::request::{Move, Request};
 use crate::undertaking::{Stage, UndertakingId};
@@ -62,6 +63,10 @@ pub struct Plan {
     pub endings: Vec<Ending>,
     /// Hosts that a window or lease wants now: from here on spot's to switch off.
     pub claims: Vec<(HostName, String)>,
+    /// How the wakes ahead of the next windows are planned.
+    pub ahead: BTreeMap<HostName, ahead::Estimate>,
+    /// What experience is to be remembered of this turn.
+    pub lessons: Vec<Entry>,
     pub holds: Vec<Hold>,
     /// Guests that will not move when it comes to that, and what will happen to them.
     pub forecasts: Vec<Forecast>,
@@ -102,9 +107,16 @@ pub struct Scene<'a> {
     pub now: Moment,
     /// PVE's backups that are due or at work.
     pub backups: Vec<BackupRun>,
+    /// Who would come to hosts that wake soon; added up once, when somebody first asks.
+    fillings: std::cell::OnceCell<BTreeMap<HostName, ahead::Filling>>,
 }
 
 impl Scene<'_> {
+    fn filling(&self, host: &HostName) -> ahead::Filling {
+        let all = self.fillings.get_or_init(|| ahead::fillings(self));
+        all.get(host).copied().unwrap_or_default()
+    }
+
     /// Hosts of the policy, the cheapest tier first, then by name.
     fn by_tier(&self) -> Vec<HostName> {
         let mut hosts: Vec<(Tier, &HostName)> =
@@ -158,7 +170,7 @@ impl Plan {
 /// The plan for this turn: the order of the questions is the policy of the house.
 pub fn plan(policy: &Policy, seen: &Observation, ledger: &Ledger, now: Moment) -> Plan {
     let backups = ledger.backups.runs(now.civil);
-    let scene = Scene { policy, seen, ledger, now, backups };
+    let scene = Scene { policy, seen, ledger, now, backups, fillings: std::cell::OnceCell::new() };
     let mut plan = Plan::default();
     ask_votes(&scene, &mut plan);
     ask_backups(&scene, &mut plan);
@@ -185,7 +197,9 @@ pub fn plan(policy: &Policy, seen: &Observation, ledger: &Ledger, now: Moment) -
         placement::place(&scene, &mut plan, &mut promised);
         pacing::begin(&scene, &mut plan);
         foresight::look_ahead(&scene, &mut plan);
+        plan.lessons = ahead::lessons(&scene, &plan);
     }
+    plan.ahead = ahead::estimates(&scene);
     drop_unwanted(&scene, &mut plan);
     edges(&scene, &mut plan);
     plan
@@ -383,7 +397,7 @@ fn edges(scene: &Scene<'_>, plan: &mut Plan) {
             continue;
         }
         if let Some((_, opening)) = scene.policy.next_opening(host, now, &scene.backups) {
-            let lead = desire::lead(scene, host, settings);
+            let lead = ahead::lead(scene, host, settings);
             edges.extend(opening.opens.checked_sub(lead).ok());
             edges.push(opening.opens);
         }

@@ -18,6 +18,7 @@ use crate::cluster::{
     Answer, BackupRun, GuestKind, GuestSeen, HostName, Moment, Observation, Question, Tier, Vmid,
 };
 use crate::gate::{EvidenceKind, Here, Mode};
+use crate::ledger::tell::takes;
 use crate::ledger::{Ledger, Parked, ParkedGuest, VoteCount, Wants};
 use crate::plan::{Forecast, Hold, Plan, Reason};
 use crate::policy::{EvidencePolicy, Policy};
@@ -118,6 +119,53 @@ pub struct HostShown {
     pub ready: Option<Timestamp>,
     /// A wake under way.
     pub wake: Option<WakeShown>,
+    /// The wake ahead of its next window.
+    pub ahead: Option<AheadShown>,
+}
+
+/// How early a host is woken for its next window, and why so early.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AheadShown {
+    pub host: HostName,
+    pub policy: String,
+    pub wakes_at: Timestamp,
+    pub serves_at: Timestamp,
+    pub boot_seconds: u64,
+    /// How many guests come to it.
+    pub guests: u32,
+    pub move_seconds: u64,
+    /// What was added because the last estimates fell short.
+    pub late_seconds: u64,
+    pub sentence: String,
+}
+
+impl AheadShown {
+    fn of(host: &HostName, estimate: &crate::plan::ahead::Estimate) -> AheadShown {
+        let (wakes_at, serves_at) = (estimate.wakes_at(), estimate.opens);
+        let mut takes = takes(estimate.boot_seconds, estimate.guests, estimate.move_seconds);
+        if estimate.late_seconds > 0 {
+            takes += &format!(", {} s by which it was late before", estimate.late_seconds);
+        }
+        let wakes = if estimate.begun.is_some() { "is woken since" } else { "wakes at" };
+        let sentence = match estimate.quiet_until {
+            Some(until) => format!(
+                "would wake at {wakes_at} so that {host} serves by {serves_at}, but its quiet hours \
+                 last until {until}: {takes}"
+            ),
+            None => format!("{wakes} {wakes_at} so that {host} serves by {serves_at}: {takes}"),
+        };
+        AheadShown {
+            host: host.clone(),
+            policy: estimate.policy.clone(),
+            wakes_at,
+            serves_at,
+            boot_seconds: estimate.boot_seconds,
+            guests: estimate.guests,
+            move_seconds: estimate.move_seconds,
+            late_seconds: estimate.late_seconds,
+            sentence,
+        }
+    }
 }
 
 /// How far a wake is: all that can honestly be shown before the host is seen.
@@ -221,6 +269,8 @@ pub struct PlanShown {
     pub at: Timestamp,
     pub mode: String,
     pub moves: Vec<MoveShown>,
+    /// Wakes ahead of the next windows.
+    pub ahead: Vec<AheadShown>,
     pub holds: Vec<HoldShown>,
     #[serde(default)]
     pub forecasts: Vec<ForecastShown>,
@@ -340,6 +390,7 @@ impl PlanShown {
             at: status.at,
             mode: status.mode.clone(),
             moves: moves.collect(),
+            ahead: status.hosts.iter().filter_map(|host| host.ahead.clone()).collect(),
             holds: status.holds.clone(),
             forecasts: status.forecasts.clone(),
             revisit_at: plan.revisit_at,
@@ -400,6 +451,7 @@ impl View<'_> {
             answering: record.answering,
             ready: record.ready,
             wake: self.wake(name, described.map(|host| host.boot_within)),
+            ahead: self.plan.ahead.get(name).map(|estimate| AheadShown::of(name, estimate)),
         }
     }
 

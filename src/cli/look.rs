@@ -283,6 +283,7 @@ impl Remembered {
             answering: record.answering,
             ready: record.ready,
             wake: None,
+            ahead: None,
         }
     }
 
@@ -321,6 +322,7 @@ impl Remembered {
             at: status.at,
             mode: status.mode,
             moves: Vec::new(),
+            ahead: Vec::new(),
             holds: status.holds,
             forecasts: Vec::new(),
             revisit_at: None,

@@ -140,6 +140,7 @@ fn why_briefly(sheet: &Sheet, host: &HostShown) -> String {
         parts.push(packets);
     }
     parts.extend(host.reasons.first().map(|one| reason(sheet, one)));
+    parts.extend(host.ahead.iter().map(|ahead| sheet.localised(&plain(&ahead.sentence))));
     if host.emptying {
         parts.push("it is kept empty".into());
     }
@@ -262,6 +263,9 @@ pub fn plan(sheet: &Sheet, plan: &PlanShown) -> String {
                 out += &planned(sheet, one);
             }
         }
+    }
+    for one in &plan.ahead {
+        out += &format!("{} {}\n", one.host, sheet.localised(&plain(&one.sentence)));
     }
     out += &held(sheet, &plan.holds);
     out += &ahead(sheet, &plan.forecasts);

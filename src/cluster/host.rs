@@ -157,8 +157,8 @@ pub struct Memory {
     pub used_bytes: u64,
 }
 
-/// Processors, and how much of them is in use (up to 10 s late). Shares are whole thousandths of one
-/// core: what is compared and remembered has no rounding.
+/// Processors, and how much of them is in use (up to 10 s late). Shares are whole thousandths of
+/// one core: what is compared and remembered has no rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cpu {
     pub cores: u32,

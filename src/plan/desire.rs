@@ -12,10 +12,11 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::Scene;
+use super::ahead::{begun, lead};
 use super::hold::Reason;
 use crate::cluster::{HostName, Tier};
 use crate::ledger::{Presence, Wants};
-use crate::policy::{Ahead, Host, Rescue};
+use crate::policy::{Host, Rescue};
 use crate::request::{Move, Request};
 
 /// A host that joined this recently and is not ready yet is still waking.
@@ -203,19 +204,9 @@ fn slept_since(scene: &Scene<'_>, host: &HostName, asked: Timestamp) -> bool {
 /// says.
 fn ahead(scene: &Scene<'_>, host: &HostName, settings: &Host) -> Option<(String, Timestamp)> {
     let (policy, opening) = scene.policy.next_opening(host, scene.now.civil, &scene.backups)?;
-    let lead = lead(scene, host, settings);
-    (opening.opens <= scene.now.civil + lead).then(|| (policy.to_owned(), opening.opens))
-}
-
-/// How long before a window its wake begins.
-pub fn lead(scene: &Scene<'_>, host: &HostName, settings: &Host) -> Duration {
-    match settings.ahead {
-        Ahead::By(lead) => lead,
-        Ahead::Auto => {
-            let learned = scene.ledger.host(host).boot_seconds().unwrap_or(0);
-            Duration::from_secs(learned).min(settings.boot_within)
-        }
-    }
+    let due = || opening.opens <= scene.now.civil + lead(scene, host, settings);
+    let wakes = begun(scene, host, opening.opens) || due();
+    wakes.then(|| (policy.to_owned(), opening.opens))
 }
 
 /// Hosts to be woken because the cluster has too few votes.

@@ -19,7 +19,7 @@ use crate::request::Request;
 
 /// Of a reserve given in percent, at least this is kept free on a target.
 const LEAST_RESERVE_BYTES: u64 = 1 << 30;
-/// A host's own figures are broadcast every 10 s, and a guest that arrived shows in the next but one.
+/// A host's own figures are broadcast every 10 s: a guest that arrived shows in the next but one.
 const SHOWN_WITHIN: Duration = Duration::from_secs(25);
 /// Being put away is liked less than any host.
 const AWAY_RANK: u32 = 1_000;

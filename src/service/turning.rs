@@ -161,6 +161,7 @@ impl<S: Site> Service<S> {
             host: host.clone(),
             because: because.clone(),
         }));
+        entries.append(&mut plan.lessons);
         let whole = seen.whole();
         let ledger = self.books.ledger();
         let told = telling::changes(&plan.holds, &ruling.refusals, ledger, whole, now.civil);

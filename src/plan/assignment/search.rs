@@ -8,8 +8,8 @@
 
 use super::{Board, Cost, Place, Room, Shortfall, Tenant, bare_price};
 
-/// Steps of the exact search, in which 6 guests on 4 hosts (4,096 assignments) are nothing and 20 on
-/// 4 are usually decided.
+/// Steps of the exact search, in which 6 guests on 4 hosts (4,096 assignments) are nothing and 20
+/// on 4 are usually decided.
 const STEPS: u32 = 20_000;
 /// Steps of all evictions together …
 const EVICTIONS: u32 = 20_000;
