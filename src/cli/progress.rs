@@ -280,6 +280,7 @@ mod tests {
             answering: None,
             ready: None,
             wake: None,
+            ahead: None,
         }
     }
 

@@ -55,7 +55,6 @@ fn rule(reader: &mut Reader<'_>, at: &At<'_>) -> Option<GuestDraft> {
         reader.one_of(&at, &words)
     });
     let apart = fields.get(reader, "apart").and_then(|at| {
-        reader.not_yet(&at);
         reader
             .word(&at, "write a name; guests of one name stay on different hosts")
             .map(str::to_owned)
