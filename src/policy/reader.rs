@@ -144,16 +144,6 @@ impl<'f> Reader<'f> {
         self.report(Severity::Warning, at, message.into(), help.into());
     }
 
-    /// Says that a key is understood but has no effect yet.
-    pub fn not_yet(&mut self, at: &At<'_>) {
-        let key = at.path.rsplit('.').next().unwrap_or(&at.path);
-        self.warning(
-            &at.key_place(),
-            format!("`{key}` is not acted on yet by this version"),
-            "keep it if you like: it is checked, and will take effect once spot knows how",
-        );
-    }
-
     fn report(&mut self, severity: Severity, at: &Place, message: String, help: String) {
         if self.full() {
             return;
