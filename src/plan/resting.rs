@@ -91,9 +91,13 @@ pub fn rest(scene: &Scene<'_>, plan: &mut Plan, promised: &mut Promised) {
 
 /// Keeps the undertakings of a host open while nothing is decided about it.
 fn waiting(scene: &Scene<'_>, plan: &mut Plan, host: &HostName, going: &mut BTreeSet<HostName>) {
-    for purpose in [Move::Empty(host.clone()), Move::Rest(host.clone())] {
-        if scene.ledger.undertaking(&purpose).is_some() {
+    let rest = Move::Rest(host.clone());
+    for purpose in [Move::Empty(host.clone()), rest.clone()] {
+        let begun = scene.ledger.undertaking(&purpose).is_some();
+        if begun {
             going.insert(host.clone());
+        }
+        if begun || purpose == rest {
             let because = "it is asked what else needs it".to_owned();
             plan.moves.push(PlannedMove { purpose, because, requests: vec![] });
         }
