@@ -362,7 +362,8 @@ impl<T: Transport, W: Waker, C: Clock> Site for Live<T, W, C> {
             board.listener = Some(listener);
             let guests: BTreeSet<Vmid> = board.guests.keys().copied().collect();
             board.answers.retain(|question, stamped| {
-                // Rights change by their owner's hand alone; whoever judges by them looks at their age.
+                // Rights change by their owner's hand alone; whoever judges by them looks at
+                // their age.
                 if *question == Question::Permissions {
                     return true;
                 }

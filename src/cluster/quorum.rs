@@ -387,8 +387,8 @@ mod tally_tests {
         assert!(!tally(&views, &stops, false, false).keeps(0));
     }
 
-    /// Measured on 3/1/1 with lms of 4 votes: the server died, everybody went on showing `A,V` and 9
-    /// of 9 votes, and the orderly stop of one host cost the others the quorum.
+    /// Measured on 3/1/1 with lms of 4 votes: the server died, everybody went on showing `A,V` and
+    /// 9 of 9 votes, and the orderly stop of one host cost the others the quorum.
     #[test]
     fn with_wait_for_all_a_vote_of_lms_shows_nothing() {
         let mut views = cluster(&[3, 1, 1], Some((DeviceAlgorithm::Lms, 4, true)));

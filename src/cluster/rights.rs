@@ -208,8 +208,8 @@ pub fn grant(token: &str, path: &str, privilege: &str) -> String {
     let user = token.split_once('!').map_or(token, |(user, _)| user);
     format!(
         "put it into a role (`pveum role modify {role} --append --privs {privilege}`) and grant it \
-         with `pveum acl modify {at} --roles {role} --tokens '{token}'`, and the same with `--users \
-         {user}`"
+         with `pveum acl modify {at} --roles {role} --tokens '{token}'`, and the same with \
+         `--users {user}`"
     )
 }
 

@@ -3,9 +3,9 @@
 //! A transfer takes a place at both its hosts for as long as it runs, and shares both their links
 //! with whatever else runs there. So the order matters as soon as there are several hosts: two
 //! large guests left over for the same target at the end keep everybody waiting. Several orders
-//! are tried on paper (what has most still to come behind it, the largest first, the longest first), and
-//! the one that ends first is begun. Nothing is fixed beyond this turn: the next one plans the rest
-//! anew, from what is then seen.
+//! are tried on paper (what has most still to come behind it, the largest first, the longest
+//! first), and the one that ends first is begun. Nothing is fixed beyond this turn: the next one
+//! plans the rest anew, from what is then seen.
 //!
 //! **Does not know:** why guests move, hosts by name, what time it is.
 

@@ -242,8 +242,8 @@ impl<'f> Page<'f> {
     }
 }
 
-/// A file of comments may be one that its owner switched off; one with nothing at all is more likely
-/// a copy that went wrong, and what it should say must not be taken for gone.
+/// A file of comments may be one that its owner switched off; one with nothing at all is more
+/// likely a copy that went wrong, and what it should say must not be taken for gone.
 fn says_nothing(reader: &mut Reader<'_>, text: &str) {
     let start = Place { span: 0..0, path: String::new() };
     let help = "remove it, or write a policy";

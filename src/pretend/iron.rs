@@ -87,9 +87,9 @@ pub trait Iron: Send {
     fn advance_to(&mut self, at: Timestamp);
     /// The configuration's version as `host` has it.
     fn config_version(&self, host: &HostName) -> u64;
-    /// What `corosync-quorumtool` with these options prints on `host`, where there is a tool (`-l` is
-    /// all of `pvecm nodes`, `-siH` nearly all of `pvecm status`); elsewhere the report is written
-    /// from the [`View`].
+    /// What `corosync-quorumtool` with these options prints on `host`, where there is a tool (`-l`
+    /// is all of `pvecm nodes`, `-siH` nearly all of `pvecm status`); elsewhere the report is
+    /// written from the [`View`].
     fn tool_text(&self, _host: &HostName, _options: &str) -> Option<String> {
         None
     }

@@ -254,8 +254,8 @@ impl<T: Transport> Client<T> {
         let path = format!("/nodes/{node}/ceph/mon");
         match self.get(to, path, &[], READ_LIMIT, wire::ceph_monitors).await {
             Ok(monitors) => Ok(Some(monitors)),
-            // PVE without the call has no Ceph either, and no other word for a Ceph that is not used
-            // (`pve-manager`, `Ceph/Tools.pm`).
+            // PVE without the call has no Ceph either, and no other word for a Ceph that is not
+            // used (`pve-manager`, `Ceph/Tools.pm`).
             Err(Trouble::Refused { status: 501, .. }) => Ok(None),
             Err(Trouble::Refused { status: 500, sentence })
                 if sentence.contains("binary not installed")

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use crate::cluster::{Answer, Evidence, HostName, Question};
+#[cfg(test)]
 use crate::pretend::{LeapClock, MemoryTransport, MemoryWaker, Passing, World};
 use crate::pve::{Endpoint, Endpoints, Live};
 use crate::site::{Call, Clock, Fault, Reply, Site, Transport};

@@ -105,7 +105,7 @@ fn judge(model: &Model, told: &str, count: &mut Count) {
             continue;
         }
         let stay: BTreeSet<Id> = up.difference(&stops).copied().collect();
-        let mut ends = vec![model.clone(), model.clone(), model.clone(), model.clone()];
+        let mut ends = [model.clone(), model.clone(), model.clone(), model.clone()];
         ends[0].set_up(&stay);
         ends[1].crash(&stops);
         let mut left = up.clone();
