@@ -390,6 +390,19 @@ fn a_no_is_1_and_a_could_not_is_2() {
 }
 
 #[test]
+fn what_is_out_of_order_with_the_votes_is_named_by_quorum_too() {
+    // ffsplit with uneven votes: a host that boots cannot start corosync like that.
+    let world = WORLD.replace("storages:", "qdevice: { algorithm: ffsplit, votes: 1 }\nstorages:");
+    let home = Home::of(&world, POLICY);
+    let (code, out, err) = home.spot(&["quorum"]);
+    let remedy = out.lines().any(|line| line.trim_start().starts_with("→"));
+    assert!(code == 0 && out.contains("ffsplit") && remedy, "{code}: {out}{err}");
+    let (_, out, _) = home.spot(&["quorum", "--json"]);
+    let shown: Value = serde_json::from_str(&out).expect("a document");
+    assert_eq!(shown["disorders"][0]["code"], "qdevice_faulty", "{out}");
+}
+
+#[test]
 fn without_the_service_the_journal_is_read_and_its_age_is_said() {
     let home = Home::new();
     let (code, _, err) = home.spot(&["status"]);

@@ -19,6 +19,7 @@ use serde::Serialize;
 
 use super::paper::{Ink, Sheet, plain, table};
 use super::{Exit, QuorumArgs, check, live, paper};
+use crate::cluster::quorum::disorder::{Disorder, recognise};
 use crate::cluster::quorum::foresight::{Failure, Foresight};
 use crate::cluster::quorum::{Tally, sets, tally};
 use crate::cluster::{Answer, Evidence, HostName, Observation, Question, Tier};
@@ -55,7 +56,16 @@ struct Document {
     /// foretold.
     lost_with: Option<Vec<String>>,
     off: Option<Off>,
+    /// What is out of order with the votes, by name; the gate refuses by the same ones.
+    disorders: Vec<DisorderShown>,
     gaps: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct DisorderShown {
+    code: &'static str,
+    sentence: String,
+    remedy: String,
 }
 
 #[derive(Serialize)]
@@ -172,9 +182,6 @@ impl<'a> View<'a> {
             }
         };
         let rings: BTreeSet<&str> = evidence.values().map(|one| one.ring.as_str()).collect();
-        if rings.len() > 1 {
-            gaps.push("the members do not show the same ring: membership is changing".into());
-        }
         let all = evidence.len() == seen.members().len() && rings.len() == 1;
         let foresight = if all { Foresight::of(&evidence) } else { None };
         View { policy, seen, evidence, configured, foresight, gaps }
@@ -242,8 +249,22 @@ impl<'a> View<'a> {
             forbidden_all,
             lost_with: self.foresight.as_ref().map(failures),
             off,
+            disorders: self.disorders(),
             gaps: self.gaps,
         })
+    }
+
+    fn disorders(&self) -> Vec<DisorderShown> {
+        let views = self.evidence.iter().map(|(host, one)| (host.clone(), *one)).collect();
+        let node = |host: &HostName| {
+            self.seen.hosts.get(host).map_or_else(|| host.0.clone(), |look| look.node.clone())
+        };
+        let shown = |one: &Disorder| DisorderShown {
+            code: one.code(),
+            sentence: one.to_string(),
+            remedy: one.remedy(),
+        };
+        recognise(&views, &node).iter().map(shown).collect()
     }
 
     /// Each awake host that may sleep by itself, then all of them together.
@@ -390,6 +411,10 @@ fn draw(sheet: &Sheet, document: &Document) -> String {
     match &document.off {
         Some(off) => out += &format!("\n{}{}", sentence(sheet, off), then(sheet, off)),
         None => out += &glance(sheet, document),
+    }
+    for one in &document.disorders {
+        out += &format!("{}\n", sheet.wrapped("!    ", "     ", &plain(&one.sentence)));
+        out += &format!("{}\n", sheet.wrapped("     → ", "       ", &plain(&one.remedy)));
     }
     for gap in &document.gaps {
         out += &format!("{}\n", sheet.wrapped("!    ", "     ", &plain(gap)));
