@@ -91,6 +91,30 @@ impl TaskSeen {
     }
 }
 
+/// When a host that came up at `up_since` began to be shut down, by its tasks: systemd's stop of
+/// `pve-guests` shows as a `stopall` task of root@pam, after which nothing else begins (`pve-manager`,
+/// `pve-guests.service`).
+///
+/// The task itself is over in a second where no guest runs; the host may be on for minutes yet.
+pub fn shutdown_began(
+    tasks: &[TaskSeen],
+    host: &HostName,
+    up_since: Option<Timestamp>,
+) -> Option<Timestamp> {
+    let on_host = || tasks.iter().filter(|task| task.host == *host);
+    let stopall = on_host()
+        .filter(|task| task.kind == "stopall" && task.user == "root@pam")
+        .filter(|task| up_since.is_none_or(|since| task.started >= since))
+        .map(|task| task.started)
+        .max()?;
+    // A bulk shutdown from the web page is a `stopall` too; life went on after that one.
+    let part_of_it = |task: &TaskSeen| {
+        matches!(task.kind.as_str(), "stopall" | "qmshutdown" | "vzshutdown" | "qmstop" | "vzstop")
+    };
+    let went_on = on_host().any(|task| task.started > stopall && !part_of_it(task));
+    (!went_on).then_some(stopall)
+}
+
 /// One storage on one host, from `/cluster/resources`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StorageSeen {

@@ -54,6 +54,7 @@ struct FaultShape<'a> {
 
 pub async fn check(config: &Path, args: &CheckArgs) -> anyhow::Result<Exit> {
     let path = place(config, args.path.as_deref())?;
+    anyhow::ensure!(path.exists(), "there is no {}", plain(&path.display().to_string()));
     let folder = sources::read_folder(&path);
     let reading = folder.read();
     let mut faults = reading.faults;
@@ -172,7 +173,8 @@ fn annotations(faults: &[Fault]) -> String {
         format!(
             "::{} file={},line={},col={},title={}::{}\n",
             word(fault.severity),
-            property(&fault.file),
+            // What the escapes leave of a name may still draw on a terminal.
+            plain(&property(&fault.file)),
             fault.line,
             fault.column,
             property(&plain(title)),
@@ -194,12 +196,13 @@ mod tests {
             path: "policies[0].name, or so".into(),
             ..Fault::of_file("a,b.yaml", "100 % wrong::\nreally", "mend it")
         };
-        let warning = Fault { severity: Severity::Warning, ..Fault::of_file("a.yaml", "odd", "") };
+        let warning =
+            Fault { severity: Severity::Warning, ..Fault::of_file("\u{1b}[2J.yaml", "odd", "") };
         assert_eq!(
             annotations(&[fault, warning]),
             "::error file=a%2Cb.yaml,line=7,col=13,title=policies[0].name%2C or so\
              ::100 %25 wrong::\\u{a}really; mend it\n\
-             ::warning file=a.yaml,line=1,col=1,title=spot check::odd\n"
+             ::warning file=\\u{1b}[2J.yaml,line=1,col=1,title=spot check::odd\n"
         );
     }
 }

@@ -27,6 +27,16 @@ pub enum GuestKind {
     Ct,
 }
 
+impl GuestKind {
+    /// The command that takes a stale lock away; PVE knows a guest only on its own host.
+    pub fn unlock(self, guest: Vmid, host: &HostName) -> String {
+        match self {
+            GuestKind::Vm => format!("`qm unlock {guest}` on {host}"),
+            GuestKind::Ct => format!("`pct unlock {guest}` on {host}"),
+        }
+    }
+}
+
 impl fmt::Display for GuestKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -226,5 +236,17 @@ impl GuestFacts {
     /// A device passed through, moved or not: PVE hibernates no such guest.
     pub fn passthrough(&self) -> Option<&Device> {
         self.devices.first()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_lock_goes_with_the_command_of_its_kind_on_its_own_host() {
+        let host = HostName::from("host2");
+        assert_eq!(GuestKind::Vm.unlock(Vmid(201), &host), "`qm unlock 201` on host2");
+        assert_eq!(GuestKind::Ct.unlock(Vmid(102), &host), "`pct unlock 102` on host2");
     }
 }

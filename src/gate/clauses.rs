@@ -17,11 +17,14 @@ pub(super) use self::quorum::{
 use super::{Case, Finding, Here, Mode};
 use crate::cluster::{
     Answer, GuestKind, GuestSeen, HostName, Observation, Question, RunState, Stamped, Vmid,
+    shutdown_began,
 };
 use crate::request::{Migration, Request};
 
 /// After a change of corosync.conf a host that stops may not find its way back (`corosync.md` g).
 const CONFIG_SETTLES_IN: Duration = Duration::from_secs(600);
+/// Whoever has not left so long after its shutdown began has had it cancelled, or hangs.
+const SHUTDOWN_AT_MOST: jiff::SignedDuration = jiff::SignedDuration::from_mins(15);
 
 fn refuse(sentence: impl Into<String>, remedy: impl Into<String>) -> Finding {
     Finding::Refuse { code: None, sentence: sentence.into(), remedy: remedy.into() }
@@ -37,6 +40,11 @@ fn ask(questions: impl IntoIterator<Item = Question>) -> Finding {
 
 fn ask_again(question: Question, sentence: String) -> Finding {
     Finding::Ask { questions: BTreeSet::from([question]), sentence: Some(sentence) }
+}
+
+fn lock_goes(kind: GuestKind, guest: Vmid, host: &HostName) -> String {
+    let unlock = kind.unlock(guest, host);
+    format!("it goes on when the lock is gone; a stale one goes with {unlock}")
 }
 
 impl Case<'_> {
@@ -73,7 +81,18 @@ impl Case<'_> {
         stops.insert(self.host().clone());
         let stopall = |task: &&crate::cluster::TaskSeen| task.kind == "stopall" && task.running();
         stops.extend(self.seen.tasks.iter().filter(stopall).map(|task| task.host.clone()));
+        stops.extend(self.seen.hosts.keys().filter(|host| self.shutting_down(host)).cloned());
         stops
+    }
+
+    /// Whether somebody else began to shut this member down: without guests the task by which that
+    /// shows is over at once, and the host goes on answering until its services have stopped.
+    fn shutting_down(&self, host: &HostName) -> bool {
+        let now = self.seen.at.civil;
+        let up = self.seen.hosts.get(host).and_then(|look| look.uptime_seconds);
+        let up_since = up.and_then(|up| now.checked_sub(Duration::from_secs(up)).ok());
+        shutdown_began(&self.seen.tasks, host, up_since)
+            .is_some_and(|began| now.duration_since(began) <= SHUTDOWN_AT_MOST)
     }
 }
 
@@ -204,10 +223,9 @@ pub(super) fn guest_free(case: &Case<'_>) -> Finding {
 
 /// The guest is where the request says, in the state it says, and nobody holds a lock on it.
 pub(super) fn guest_as_said(case: &Case<'_>) -> Finding {
-    let Some(guest) = case.guest() else {
+    let (Some(guest), Some(vmid)) = (case.guest(), case.request.guest()) else {
         return refuse("that guest is not listed any more", "nothing to do");
     };
-    let vmid = case.request.guest().map(|guest| guest.to_string()).unwrap_or_default();
     let host = case.host();
     if guest.host != *host {
         let there = &guest.host;
@@ -227,9 +245,7 @@ pub(super) fn guest_as_said(case: &Case<'_>) -> Finding {
         Some(lock) => {
             return refuse(
                 format!("guest {vmid} is locked ({lock})"),
-                format!(
-                    "it goes on when the lock is gone; a stale one goes with `qm unlock {vmid}`"
-                ),
+                lock_goes(guest.kind, vmid, host),
             );
         }
     }
@@ -459,11 +475,14 @@ pub(super) fn no_lock(case: &Case<'_>) -> Finding {
         None | Some("suspended") => None,
         Some(lock) => Some(lock.to_owned()),
     };
-    let found = case.seen.guests_on(host).find_map(|(vmid, guest)| Some((vmid, locked(guest)?)));
+    let found = case
+        .seen
+        .guests_on(host)
+        .find_map(|(vmid, guest)| Some((*vmid, guest.kind, locked(guest)?)));
     match found.filter(|_| !case.bounds.locks_ignored.contains(host)) {
-        Some((vmid, lock)) => refuse(
+        Some((vmid, kind, lock)) => refuse(
             format!("guest {vmid} on {host} is locked ({lock})"),
-            format!("it goes on when the lock is gone; a stale one goes with `qm unlock {vmid}`"),
+            lock_goes(kind, vmid, host),
         ),
         None => Finding::Content,
     }
@@ -599,14 +618,14 @@ pub(super) fn empty_itself(case: &Case<'_>) -> Finding {
     };
     let locked = guests.iter().find_map(|(vmid, guest)| match guest.lock.as_deref() {
         None | Some("suspended") => None,
-        Some(lock) => Some((vmid, lock)),
+        Some(lock) => Some((*vmid, guest.kind, lock)),
     });
-    if let Some((vmid, lock)) = locked
+    if let Some((vmid, kind, lock)) = locked
         && !case.bounds.locks_ignored.contains(host)
     {
         return refuse(
             format!("guest {vmid} on {host} is locked ({lock}), as its own list says"),
-            format!("it goes on when the lock is gone; a stale one goes with `qm unlock {vmid}`"),
+            lock_goes(kind, vmid, host),
         );
     }
     match guests.iter().find(|(_, guest)| guest.status.may_run() && !guest.template) {

@@ -647,6 +647,25 @@ fn a_host_somebody_else_shuts_down_counts_as_gone() {
         ended_at: None,
     });
     assert_eq!(world.verdict(), "votes");
+
+    // Without guests that task is over in a second, and the host is on for minutes yet.
+    let last = world.seen.tasks.len() - 1;
+    world.seen.tasks[last].ended = Some("OK".into());
+    assert_eq!(world.verdict(), "votes");
+    // Something began there since: it was the web page's bulk shutdown, or was cancelled.
+    let mut goes_on = world.clone();
+    let later = TaskSeen {
+        kind: "vncproxy".into(),
+        started: at(NOW - 2).civil,
+        ..world.seen.tasks[last].clone()
+    };
+    goes_on.seen.tasks.push(later);
+    assert_eq!(goes_on.verdict(), "cleared");
+    // A shutdown of another boot, or of long ago, is none of today's.
+    for began in [NOW - 4_500, NOW - 1_000] {
+        world.seen.tasks[last].started = at(began).civil;
+        assert_eq!(world.verdict(), "cleared", "{began}");
+    }
 }
 
 #[test]

@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use super::{Entry, Leaving, Ledger, Parked, Presence};
 use crate::cluster::{
     Answer, ClockState, HostName, HostSeen, Observation, Question, Readiness, RunState, TaskSeen,
-    Vmid,
+    Vmid, shutdown_began,
 };
 use crate::request::{Answered, Migration, Move, Request};
 use crate::undertaking::{Event, InFlight, Outcome, Stage};
@@ -584,22 +584,9 @@ fn fulfilled(purpose: &Move, ledger: &Ledger, seen: &Observation) -> Option<Stri
     }
 }
 
-/// Whether the last thing a host did before it left was an orderly stop of its guests: systemd's
-/// stop of `pve-guests` shows as a `stopall` task of root@pam. (`pve-api.md` section 14.)
+/// Whether the last thing a host did before it left was an orderly stop of its guests.
 fn left_in_order(host: &HostName, record: &super::HostRecord, tasks: &[TaskSeen]) -> bool {
-    let on_host = || tasks.iter().filter(|task| task.host == *host);
-    let up_since = record.booted.or(record.since);
-    let stopall = on_host()
-        .filter(|task| task.kind == "stopall" && task.user == "root@pam")
-        .filter(|task| up_since.is_none_or(|since| task.started >= since))
-        .map(|task| task.started)
-        .max();
-    let Some(stopall) = stopall else { return false };
-    // A bulk shutdown from the web page is a `stopall` too; life went on after that one.
-    let part_of_it = |task: &TaskSeen| {
-        matches!(task.kind.as_str(), "stopall" | "qmshutdown" | "vzshutdown" | "qmstop" | "vzstop")
-    };
-    !on_host().any(|task| task.started > stopall && !part_of_it(task))
+    shutdown_began(tasks, host, record.booted.or(record.since)).is_some()
 }
 
 /// Whether a host that is a member again reports the very boot that was known before it left.

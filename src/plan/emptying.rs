@@ -275,7 +275,7 @@ fn fate(scene: &Scene<'_>, plan: &mut Plan, vmid: Vmid, guest: &GuestSeen) -> Fa
     }
     if let Some(lock) = &guest.lock {
         let (host, lock) = (guest.host.clone(), lock.clone());
-        return Fate::Held(Hold::GuestLocked { host, guest: vmid, lock });
+        return Fate::Held(Hold::GuestLocked { host, guest: vmid, kind: guest.kind, lock });
     }
     match &guest.status {
         RunState::Running => {}

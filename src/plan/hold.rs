@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use super::inhibit::Inhibits;
 use super::passage::Obstacle;
-use crate::cluster::{HostName, RunState, Vmid};
+use crate::cluster::{GuestKind, HostName, RunState, Vmid};
 
 /// Why a host ought to be awake, asleep or left alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -228,6 +228,7 @@ pub enum Hold {
     GuestLocked {
         host: HostName,
         guest: Vmid,
+        kind: GuestKind,
         lock: String,
     },
     /// Something other than its guests needs the host.
@@ -537,10 +538,9 @@ impl Hold {
             Hold::GuestWaits { guest, .. } => {
                 format!("spot tries again by itself; see to the cause, or see to guest {guest} by hand")
             }
-            Hold::GuestLocked { guest, .. } => {
-                format!(
-                    "it goes on when the lock is gone; a stale one goes with `qm unlock {guest}`"
-                )
+            Hold::GuestLocked { guest, kind, host, .. } => {
+                let unlock = kind.unlock(*guest, host);
+                format!("it goes on when the lock is gone; a stale one goes with {unlock}")
             }
             Hold::Inhibited { host, what } => what.remedy(host),
             Hold::HostMissing { host } => format!(
@@ -631,7 +631,7 @@ impl fmt::Display for Hold {
                 write!(f, "guest {guest} keeps {host} awake: {why}")
             }
             Hold::GuestWaits { guest, why, .. } => write!(f, "guest {guest} waits: {why}"),
-            Hold::GuestLocked { host, guest, lock } => {
+            Hold::GuestLocked { host, guest, lock, .. } => {
                 write!(f, "guest {guest} on {host} is locked ({lock})")
             }
             Hold::Inhibited { host, what } => what.told(host, f),

@@ -175,7 +175,7 @@ impl Inhibits {
                 "it goes on when the backup has ended".into()
             }
             Inhibits::Mounted { storage, .. } => format!(
-                "`pvesm set {storage} --disable 1` before {host} sleeps, and `--disable 0` when it is back; a host that waits for a mount answers nobody"
+                "before {host} sleeps, `pvesm set {storage} --disable 1` and then `umount /mnt/pve/{storage}` on every other host (PVE does not unmount it); `--disable 0` when it is back; a host that waits for a mount answers nobody"
             ),
             Inhibits::ServesDevice => {
                 "move the QDevice's server (corosync-qnetd) to a machine that is always on".into()
@@ -400,8 +400,8 @@ fn locked(scene: &Scene<'_>, host: &HostName) -> Option<Hold> {
         if lock == "backup" && backup_runs(scene, host).is_some() {
             return None;
         }
-        let (host, guest) = (host.clone(), *guest);
-        (!scene.in_flight(guest)).then_some(Hold::GuestLocked { host, guest, lock })
+        let (host, guest, kind) = (host.clone(), *guest, look.kind);
+        (!scene.in_flight(guest)).then_some(Hold::GuestLocked { host, guest, kind, lock })
     })
 }
 

@@ -340,7 +340,7 @@ fn bring_back(
     let lock_allows = guest.lock.as_deref().is_none_or(|lock| lock == "suspended");
     if !lock_allows {
         let (host, lock) = (guest.host.clone(), guest.lock.clone().unwrap_or_default());
-        return plan.hold(Hold::GuestLocked { host, guest: vmid, lock });
+        return plan.hold(Hold::GuestLocked { host, guest: vmid, kind: guest.kind, lock });
     }
     let seeker = Seeker {
         vmid,

@@ -25,7 +25,7 @@ fn draw(faults: &[Fault], files: &[PolicyFile], renderer: &Renderer) -> String {
     let mut text = String::new();
     for fault in faults {
         let file = files.iter().find(|file| file.name == fault.file);
-        text += &renderer.render(&[group(fault, file)]);
+        text += &renderer.render(&[group(&tamed(fault), file)]);
         text += "\n\n";
     }
     if !faults.is_empty() {
@@ -33,6 +33,23 @@ fn draw(faults: &[Fault], files: &[PolicyFile], renderer: &Renderer) -> String {
         text.push('\n');
     }
     text
+}
+
+/// Without what would draw on the reader's terminal: a name of a file or of a host may hold anything.
+/// (The renderer itself lets C1 controls through.)
+fn tame(text: &str) -> String {
+    let tame = |c: char| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
+    text.chars().map(tame).collect()
+}
+
+fn tamed(fault: &Fault) -> Fault {
+    Fault {
+        file: tame(&fault.file),
+        path: tame(&fault.path),
+        message: tame(&fault.message),
+        help: tame(&fault.help),
+        ..fault.clone()
+    }
 }
 
 fn group<'a>(fault: &'a Fault, file: Option<&'a PolicyFile>) -> Group<'a> {
@@ -43,6 +60,10 @@ fn group<'a>(fault: &'a Fault, file: Option<&'a PolicyFile>) -> Group<'a> {
     let group = level.primary_title(fault.message.as_str());
     let group = match file.and_then(|file| line_of(fault, &file.text)) {
         Some((line, span)) => {
+            let [before, at, after] =
+                [&line[..span.start], &line[span.clone()], &line[span.end..]].map(tame);
+            let span = before.len()..before.len() + at.len();
+            let line = before + &at + &after;
             // Only the line is shown, so that a long file costs nothing.
             let label = (!fault.path.is_empty()).then_some(fault.path.as_str());
             let carets = AnnotationKind::Primary.span(span).label(label);
@@ -87,4 +108,22 @@ fn count(faults: &[Fault]) -> String {
     };
     let parts = [some(of(Severity::Error), "error"), some(of(Severity::Warning), "warning")];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" and ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::text::read;
+
+    #[test]
+    fn nothing_in_a_file_or_its_name_draws_on_the_terminal() {
+        let text = "hosts:\n  host1: { tier: low, \u{9b}31m: 1 } # \u{9b}2J\n";
+        let file = PolicyFile { name: "m\u{1b}[31mX\n.yaml".into(), text: text.into() };
+        let faults = read(std::slice::from_ref(&file)).faults;
+        assert!(!faults.is_empty());
+        let drawn = render(&faults, &[file]);
+        let wild = drawn.chars().find(|c| c.is_control() && *c != '\n');
+        assert_eq!(wild, None, "{drawn:?}");
+        assert!(drawn.contains("m\u{fffd}[31mX\u{fffd}.yaml"), "{drawn}");
+    }
 }

@@ -184,7 +184,7 @@ impl Disorder {
                 "it goes on when the membership has settled; otherwise compare `pvecm status` on {one} and on {other}"
             ),
             Disorder::VotesDisagree { of, .. } => format!(
-                "`systemctl restart corosync` on {of} makes everybody count what its corosync.conf says"
+                "with every host awake and the HA manager idle, `systemctl restart corosync` on {of} makes everybody count what its corosync.conf says"
             ),
             Disorder::ExpectedDisagrees { written, .. }
             | Disorder::ExpectedLowered { written, .. } => format!(
@@ -200,7 +200,7 @@ impl Disorder {
                 format!("switch on more hosts; `pvecm status` on {host} shows whom it sees")
             }
             Disorder::NotInNodelist { member } => format!(
-                "`systemctl stop corosync` on {member} if it was removed on purpose; else put it back, raise config_version and run `corosync-cfgtool -R`"
+                "if it was removed on purpose: wake every other host, take {member} out of HA, and switch it off for good; else put it back, raise config_version and run `corosync-cfgtool -R`"
             ),
             Disorder::VotesNotReloaded { .. }
             | Disorder::DeviceNotReloaded { .. }
@@ -227,7 +227,10 @@ impl Disorder {
                 hosts = joined(hosts)
             ),
             Disorder::FlagNotInForce { hosts, .. } => {
-                format!("`systemctl restart corosync` on {}, one after the other", joined(hosts))
+                format!(
+                    "only with every host awake and the HA manager idle: `systemctl restart corosync` on {}, one after the other; with hosts asleep that would cost the quorum",
+                    joined(hosts)
+                )
             }
         }
     }
