@@ -92,8 +92,8 @@ impl TaskSeen {
 }
 
 /// When a host that came up at `up_since` began to be shut down, by its tasks: systemd's stop of
-/// `pve-guests` shows as a `stopall` task of root@pam, after which nothing else begins (`pve-manager`,
-/// `pve-guests.service`).
+/// `pve-guests` shows as a `stopall` task of root@pam, after which nothing else begins
+/// (`pve-manager`, `pve-guests.service`).
 ///
 /// The task itself is over in a second where no guest runs; the host may be on for minutes yet.
 pub fn shutdown_began(

@@ -1,7 +1,7 @@
 //! The README's first steps, followed to the letter: every `sh` block of the section is read from
 //! the README and run by a shell, in an empty folder, as a newcomer with two terminals would.
 //!
-//! A block that begins `# first terminal` keeps running, every other one must succeed. Only the
+//! A block that begins `# a terminal of its own` keeps running, every other one must succeed. Only the
 //! ports may differ, where those of the README are taken on this machine.
 //!
 //! **Does not know:** what the steps ought to be.
@@ -16,7 +16,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 const SECTION: &str = "## From nothing to the first woken host";
-const FIRST_TERMINAL: &str = "# first terminal";
+const OF_ITS_OWN: &str = "# a terminal of its own";
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// The `sh` blocks of the section, in their order.
@@ -123,7 +123,7 @@ fn the_first_steps_lead_to_a_woken_host() {
     let mut running = Vec::new();
     let mut said = String::new();
     for step in &steps {
-        if step.starts_with(FIRST_TERMINAL) {
+        if step.starts_with(OF_ITS_OWN) {
             let mut shell = Shell::start(step, folder.path());
             let goes_on = if step.contains("spot pretend") { "serving until" } else { "is ready" };
             shell.says(goes_on);

@@ -35,8 +35,8 @@ fn draw(faults: &[Fault], files: &[PolicyFile], renderer: &Renderer) -> String {
     text
 }
 
-/// Without what would draw on the reader's terminal: a name of a file or of a host may hold anything.
-/// (The renderer itself lets C1 controls through.)
+/// Without what would draw on the reader's terminal: a name of a file or of a host may hold
+/// anything. (The renderer itself lets C1 controls through.)
 fn tame(text: &str) -> String {
     let tame = |c: char| if c.is_control() && c != '\t' { char::REPLACEMENT_CHARACTER } else { c };
     text.chars().map(tame).collect()
