@@ -14,6 +14,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 
 use super::{Entry, Leaving, Ledger, Parked, Presence};
+use crate::cluster::quorum::disorder::written_device_votes;
 use crate::cluster::{
     Answer, ClockState, HostName, HostSeen, Observation, Question, Readiness, RunState, TaskSeen,
     Vmid, shutdown_began,
@@ -162,10 +163,7 @@ impl Changes<'_> {
             && newest.conf.config_version == Some(version)
         {
             let cast = newest.device_votes.is_some_and(|votes| votes > 0);
-            let written = newest.conf.device.as_ref().map(|device| device.votes);
-            let hosts = u32::try_from(newest.conf.votes.len()).unwrap_or(u32::MAX);
-            // Unset votes count as hosts − 1 (measured).
-            let votes = written.map_or(0, |votes| votes.unwrap_or(hosts.saturating_sub(1)));
+            let votes = written_device_votes(&newest.conf);
             if self.ledger.device != Some((version, votes, cast)) {
                 self.note(Entry::DeviceSeen { version, votes, cast });
             }

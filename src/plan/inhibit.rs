@@ -7,7 +7,6 @@
 //!
 //! **Does not know:** what a gate would say of the same host.
 
-use std::collections::BTreeSet;
 use std::fmt;
 use std::time::Duration;
 
@@ -407,12 +406,10 @@ fn locked(scene: &Scene<'_>, host: &HostName) -> Option<Hold> {
 
 fn running<'a>(scene: &Scene<'a>) -> impl Iterator<Item = &'a TaskSeen> {
     // The list of a host that went off is frozen.
-    let up = |task: &&TaskSeen| {
+    let up = move |task: &&TaskSeen| {
         scene.seen.hosts.get(&task.host).is_some_and(|look| look.member == Some(true))
     };
-    let up: BTreeSet<&str> =
-        scene.seen.tasks.iter().filter(up).map(|task| task.upid.as_str()).collect();
-    scene.seen.tasks.iter().filter(move |task| task.running() && up.contains(task.upid.as_str()))
+    scene.seen.tasks.iter().filter(|task| task.running()).filter(up)
 }
 
 fn backup_runs(scene: &Scene<'_>, host: &HostName) -> Option<Said> {

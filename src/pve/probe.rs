@@ -14,13 +14,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{DigitallySignedStruct, SignatureScheme};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::Fingerprint;
+use super::tls::Signatures;
 
 /// A LAN answers within milliseconds.
 const LIMIT: Duration = Duration::from_secs(6);
@@ -47,7 +47,8 @@ async fn ask(url: &str) -> Result<Shown, String> {
     let name = name.trim_start_matches('[').trim_end_matches(']').to_owned();
     let server = ServerName::try_from(name).map_err(|_| format!("{url} names no host"))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let keeper = Arc::new(Keeper { provider: provider.clone(), kept: Mutex::default() });
+    let keeper =
+        Arc::new(Keeper { signatures: Signatures(provider.clone()), kept: Mutex::default() });
     let config = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|why| format!("cannot prepare TLS: {why}"))?
@@ -69,7 +70,7 @@ async fn ask(url: &str) -> Result<Shown, String> {
 
 /// Takes any certificate, keeps it, and believes nothing of it but that its owner holds the key.
 struct Keeper {
-    provider: Arc<CryptoProvider>,
+    signatures: Signatures,
     kept: Mutex<Option<Vec<u8>>>,
 }
 
@@ -99,8 +100,7 @@ impl ServerCertVerifier for Keeper {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+        self.signatures.tls12(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -109,12 +109,11 @@ impl ServerCertVerifier for Keeper {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+        self.signatures.tls13(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.signatures.schemes()
     }
 }
 

@@ -199,7 +199,9 @@ fn client(tls: rustls::ClientConfig, idle: usize) -> Result<reqwest::Client, Str
 fn tls_config(trust: &Trust) -> Result<rustls::ClientConfig, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let verifier: Arc<dyn ServerCertVerifier> = match trust {
-        Trust::Pins(pins) => Arc::new(Pins { pins: pins.clone(), provider: provider.clone() }),
+        Trust::Pins(pins) => {
+            Arc::new(Pins { pins: pins.clone(), signatures: Signatures(provider.clone()) })
+        }
         Trust::Authority(pem) => {
             let mut roots = RootCertStore::empty();
             for certificate in CertificateDer::pem_slice_iter(pem) {
@@ -225,11 +227,42 @@ fn tls_config(trust: &Trust) -> Result<rustls::ClientConfig, String> {
     Ok(config)
 }
 
+/// That whoever shows a certificate also holds its key: without it anybody could replay the public
+/// part. One piece of code for everybody who judges certificates by their own rule.
+#[derive(Debug)]
+pub(super) struct Signatures(pub Arc<CryptoProvider>);
+
+impl Signatures {
+    pub(super) fn tls12(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+    }
+
+    pub(super) fn tls13(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = &self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+    }
+
+    pub(super) fn schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
 /// Accepts the pinned certificates and no other, whatever their names and dates.
 #[derive(Debug)]
 struct Pins {
     pins: Vec<Fingerprint>,
-    provider: Arc<CryptoProvider>,
+    signatures: Signatures,
 }
 
 /// What the owner pinned and what the host showed.
@@ -265,15 +298,13 @@ impl ServerCertVerifier for Pins {
         Err(CertificateError::Other(OtherError(Arc::new(mismatch))).into())
     }
 
-    // Without really verifying the signatures anybody could replay the public certificate.
     fn verify_tls12_signature(
         &self,
         message: &[u8],
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, algorithms)
+        self.signatures.tls12(message, certificate, signature)
     }
 
     fn verify_tls13_signature(
@@ -282,12 +313,11 @@ impl ServerCertVerifier for Pins {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, algorithms)
+        self.signatures.tls13(message, certificate, signature)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.signatures.schemes()
     }
 }
 
